@@ -62,7 +62,9 @@ def _honesty(rows: Sequence[Printed]) -> str:
 
 def handed_over(printed: Printed) -> str:
     """Return what ``compile`` returns beside the pick and simple rules, by folder and pool."""
-    rows = [(folder, row) for folder, found in printed["rows_of"].items() for row in found]
+    rows = [
+        (folder, row) for folder, folder_rows in printed["rows_of"].items() for row in folder_rows
+    ]
     rules = ("best_single", "top5", "top7", "today")
     heads = ["folder, pool", *map(_spaced, rules[:-1]), "rule before", "pick", "returned"]
     heads += ['verdict "mixture"', "calls per question", "reported minus truth (standard error)"]
@@ -103,8 +105,8 @@ def _net(row: Printed) -> str:
 
 
 def _lead(row: Printed, name: str) -> str:
-    found = row["baseline_minus_ours"].get(name)
-    return "" if found is None else f"{100 * found['mean']:+.2f} ({100 * found['low']:+.2f})"
+    lead = row["baseline_minus_ours"].get(name)
+    return "" if lead is None else f"{100 * lead['mean']:+.2f} ({100 * lead['low']:+.2f})"
 
 
 def statistics(printed: Printed) -> str:
@@ -116,17 +118,17 @@ def statistics(printed: Printed) -> str:
         ("layers that gain 8 points, no vote", verdicts["layered_that_gains_8_points"]),
     ]
     lines = [
-        [name.replace("_", " "), f"{100 * one['mixture']:.1f} % ({100 * one['se']:.1f})"]
-        for name, one in studies
+        [name.replace("_", " "), f"{100 * result['mixture']:.1f} % ({100 * result['se']:.1f})"]
+        for name, result in studies
     ]
     if (dominant := verdicts.get("one_dominant_model")) is not None:
-        told = f"{100 * dominant['wrong']:.1f} % ({100 * dominant['wrong_se']:.1f})"
-        lines.append(["one dominant model: of a pick that gains nothing", told])
-    found = {(cell["gain"], cell["discordance"]): cell["mixture"] for cell in cells}
-    across = sorted({discordance for _, discordance in found})
+        shown = f"{100 * dominant['wrong']:.1f} % ({100 * dominant['wrong_se']:.1f})"
+        lines.append(["one dominant model: of a pick that gains nothing", shown])
+    share_of = {(cell["gain"], cell["discordance"]): cell["mixture"] for cell in cells}
+    across = sorted({discordance for _, discordance in share_of})
     power = [
-        [f"{100 * gain:.0f} points", *(_share(found.get((gain, d))) for d in across)]
-        for gain in sorted({gain for gain, _ in found})
+        [f"{100 * gain:.0f} points", *(_share(share_of.get((gain, d))) for d in across)]
+        for gain in sorted({gain for gain, _ in share_of})
     ]
     heads = ["gain, by discordance", *(f"{d:.2f}" for d in across)]
     first = _table(["simulated studies", 'say "mixture" (standard error)'], lines)
@@ -135,22 +137,22 @@ def statistics(printed: Printed) -> str:
 
 def cross_fitting(printed: Printed) -> str:
     """Return the most wrong verdicts of all worlds, by test over val and what a val row counts."""
-    found, most = printed["cross_fitting"], printed["cross_fitting"]["most"]
+    facts, most = printed["cross_fitting"], printed["cross_fitting"]["most"]
     counts = list(next(iter(most.values())))
     lines = [
         [ratio, *(f"{100 * row[count]:.1f} %" for count in counts)] for ratio, row in most.items()
     ]
     heads = ["test rows per val row, by what a val row counts", *counts]
-    studies = found["worlds"][0]["studies"]
-    error = max(one["most_se"] for one in found["worlds"])
-    spread = max(one["sd_of_val"] for one in found["worlds"])
+    studies = facts["worlds"][0]["studies"]
+    error = max(world["most_se"] for world in facts["worlds"])
+    spread = max(world["sd_of_val"] for world in facts["worlds"])
     return "\n".join(
         [
             _table(heads, lines),
-            f"{len(found['worlds'])} worlds, {studies:,} studies each, standard error at most "
+            f"{len(facts['worlds'])} worlds, {studies:,} studies each, standard error at most "
             f"{100 * error:.1f} points. The standard "
             f"deviation of val's z-value is at most {spread:.2f}. "
-            f"Used: {found['counted']}.",
+            f"Used: {facts['counted']}.",
             "",
         ]
     )
@@ -160,16 +162,20 @@ def combiners(printed: Printed) -> str:
     """Return what each combiner of the live run scored and cost."""
     lines = [
         [
-            f"`{one['architecture']}`",
-            _with_bounds(one["score"], "{:.1f}", " %"),
-            "" if one["over"] == one["architecture"] else _with_bounds(one["gain"], "{:+.1f}"),
-            f"{100 * one['undecided']:.0f} %" if "knockout" in one["architecture"] else "",
-            f"{one['calls']:.2f}",
-            f"{one['tokens']:.0f}",
-            f"{one['seconds']:.1f}",
-            f"{one['usd_per_1000']:.4f}",
+            f"`{combiner['architecture']}`",
+            _with_bounds(combiner["score"], "{:.1f}", " %"),
+            ""
+            if combiner["over"] == combiner["architecture"]
+            else _with_bounds(combiner["gain"], "{:+.1f}"),
+            f"{100 * combiner['undecided']:.0f} %"
+            if "knockout" in combiner["architecture"]
+            else "",
+            f"{combiner['calls']:.2f}",
+            f"{combiner['tokens']:.0f}",
+            f"{combiner['seconds']:.1f}",
+            f"{combiner['usd_per_1000']:.4f}",
         ]
-        for one in printed["combiners"]
+        for combiner in printed["combiners"]
     ]
     heads = ["architecture", "score", "over the best alone", "undecided", "calls", "tokens"]
     return _table([*heads, "seconds", "nominal usd per 1,000"], lines)
@@ -177,7 +183,11 @@ def combiners(printed: Printed) -> str:
 
 def stopping(printed: Printed) -> str:
     """Return what votes spare by stopping, and what that costs, per folder and pool."""
-    rows = [(folder, row) for folder, found in printed["stopping_of"].items() for row in found]
+    rows = [
+        (folder, row)
+        for folder, folder_rows in printed["stopping_of"].items()
+        for row in folder_rows
+    ]
     lines = [
         [
             f"{folder}, {row['pool']}",
@@ -208,14 +218,14 @@ def economy(printed: Printed) -> str:
     has_chance = "draws" in printed
     heads += ["random ones ahead of ours"] * has_chance
     lines = []
-    for family, found in printed["families"].items():
-        ours = found["ours"]
+    for family, facts in printed["families"].items():
+        ours = facts["ours"]
         cells = [
-            f"{found['rivals'][name]['ours_over']:.2f}, " + _ends(found["rivals"][name])
+            f"{facts['rivals'][name]['ours_over']:.2f}, " + _ends(facts["rivals"][name])
             for name in rivals
         ]
         if has_chance:
-            ahead = found["random_ahead"]
+            ahead = facts["random_ahead"]
             cells.append(f"{100 * ahead['share']:.0f} % ({100 * ahead['se']:.0f})")
         lines.append([family, f"{ours['calls']:,.0f}, {ours['arrived']}", *cells])
     note = (
@@ -237,8 +247,12 @@ def prompts(printed: Printed) -> str:
     lines = [[name, *_arm(arm)] for name, arm in printed["arms"].items()]
     trials = sorted(printed["joint"]["trials"], key=lambda trial: -trial["score"])
     joint = [
-        [f"`{one['architecture']}`", one["origin"], f"{100 * one['score']:.0f} %, {one['rows']}"]
-        for one in trials
+        [
+            f"`{trial['architecture']}`",
+            trial["origin"],
+            f"{100 * trial['score']:.0f} %, {trial['rows']}",
+        ]
+        for trial in trials
     ]
     single, made = printed["single"], printed["joint"]["calls"]["made"]
     least, most = min(printed["rows"].values()), max(printed["rows"].values())
@@ -254,13 +268,13 @@ def prompts(printed: Printed) -> str:
 
 def _arm(arm: Printed) -> list[str]:
     val, test, calls = arm["val"], arm["test"], arm["calls"]
-    made = (calls[role]["made"] for role in ("proposers", "aggregator", "prompt_model"))
+    counts = (calls[role]["made"] for role in ("proposers", "aggregator", "prompt_model"))
     return [
         *(f"{_percent(on['before'])}, {_percent(on['after'])}" for on in (val, test)),
         interval(test["difference"]),
         f"{val['p_value']:.2g}",
         "yes" if arm["accepted"] else "no",
-        ", ".join(map(str, made)),
+        ", ".join(map(str, counts)),
     ]
 
 
@@ -300,17 +314,17 @@ def _reading_order(row: Printed) -> tuple[str, bool, str, int]:
     return row["reader"], row["n"] > 0, row["references"], row["n"]
 
 
-def _with_bounds(found: Sequence[float], form: str, unit: str = "") -> str:
-    middle, low, high = (form.format(100 * value) for value in found)
+def _with_bounds(bounds: Sequence[float], form: str, unit: str = "") -> str:
+    middle, low, high = (form.format(100 * value) for value in bounds)
     return f"{middle}{unit} [{low}, {high}]"
 
 
-def _percent(found: Printed) -> str:
-    return f"{100 * found['estimate']:.0f} %"
+def _percent(bounds: Printed) -> str:
+    return f"{100 * bounds['estimate']:.0f} %"
 
 
-def _share_of(found: Printed) -> str:
-    return f"{_percent(found)} [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+def _share_of(bounds: Printed) -> str:
+    return f"{_percent(bounds)} [{100 * bounds['low']:.0f}, {100 * bounds['high']:.0f}]"
 
 
 def _name(rival: str) -> str:
@@ -344,8 +358,8 @@ def rule(printed: Printed) -> str:
     ]
     drawn = [
         [f"{folder}, {row['dev']}", str(row["splits"]), *_ruled(row)]
-        for folder, found in printed["subpools_of"].items()
-        for row in found["rule"]
+        for folder, facts in printed["subpools_of"].items()
+        for row in facts["rule"]
     ]
     every = [_table(heads, whole), "Random sub-pools of 6 to 12 models:", ""]
     every += [_table(["folder, questions", "draws", *heads[2:]], drawn), *_each(printed)]
@@ -364,9 +378,9 @@ def _ruled(row: Printed) -> list[str]:
 def _each(printed: Printed) -> list[str]:
     """Return the lead of every rule on each sub-pool, and on average."""
     pools = {
-        f"{folder}, {pool.removeprefix('sub:')}": (leads, len(found["subpools"][pool]))
-        for folder, found in printed["subpools_of"].items()
-        for pool, leads in found["each_pool"].items()
+        f"{folder}, {pool.removeprefix('sub:')}": (leads, len(facts["subpools"][pool]))
+        for folder, facts in printed["subpools_of"].items()
+        for pool, leads in facts["each_pool"].items()
     }
     names = ("today", *RULES, "topk_by_dev", "acc_plus_diversity_k5", "exhaustive")
     lines = [

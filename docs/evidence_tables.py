@@ -64,9 +64,9 @@ NAMED = {
 
 def votes(n_val: int | None = None) -> list[Run]:
     """Return the stored runs of votes, in the order of the page."""
-    found: list[Run] = stored("votes")["votes"]
+    runs: list[Run] = stored("votes")["votes"]
     order = list(POOLS)
-    kept = [run for run in found if n_val in (None, run["val"])]
+    kept = [run for run in runs if n_val in (None, run["val"])]
     return sorted(kept, key=lambda run: (order.index(run["study"]), run["val"]))
 
 
@@ -124,15 +124,19 @@ def money() -> str:
     """Return accuracy and usd per 1,000 questions of votes beside the models alone."""
     cheap, dear = vote_of("math_cheap"), vote_of("math_comparable")
     agents = agents_of("math_cheap")
-    ranked = sorted(cheap["singles"], key=lambda one: -one["score"])
+    ranked = sorted(cheap["singles"], key=lambda system: -system["score"])
     rows: list[tuple[str, Run]] = [
         *_systems(cheap, "cheap"),
         *_systems(dear, "comparable"),
-        *[(f"`{one['agent']}`", one) for one in ranked if one["agent"] in agents][:3],
-        *[(f"`{one['agent']}`, dearer", one) for one in ranked if one["agent"] not in agents][:12],
+        *[(f"`{system['agent']}`", system) for system in ranked if system["agent"] in agents][:3],
+        *[
+            (f"`{system['agent']}`, dearer", system)
+            for system in ranked
+            if system["agent"] not in agents
+        ][:12],
     ]
     rows.sort(key=lambda row: -row[1]["score"])
-    lines = [[name, _bounds(one), f"{1000 * one['usd']:.2f}"] for name, one in rows]
+    lines = [[name, _bounds(system), f"{1000 * system['usd']:.2f}"] for name, system in rows]
     passed = _table(["system", "score", "usd per 1,000 questions"], lines)
     return f"{passed}\n{passes()}.\n"
 
@@ -141,9 +145,9 @@ def passes() -> str:
     """Return how many of the dearer models the vote of cheap ones passes, and at what price."""
     run = vote_of("math_cheap")
     agents, pick = agents_of("math_cheap"), run["test"]["pick"]
-    dear = [one for one in run["singles"] if one["agent"] not in agents]
-    beaten = [one for one in dear if one["score"] < pick["score"]]
-    share = median(pick["usd"] / one["usd"] for one in beaten)
+    dear = [system for system in run["singles"] if system["agent"] not in agents]
+    beaten = [system for system in dear if system["score"] < pick["score"]]
+    share = median(pick["usd"] / system["usd"] for system in beaten)
     return (
         f"A vote of {_size(pick)} cheap models scores higher than {len(beaten)} of {len(dear)} "
         f"dearer models, at {100 * share:.0f} % of their price (median)"
@@ -208,13 +212,13 @@ def finding_out() -> str:
     lines = []
     for name, title in LOSSES.items():
         run = stored(name)
-        alone = [one for one in run["trials"] if one["origin"] == "single"]
+        alone = [trial for trial in run["trials"] if trial["origin"] == "single"]
         most = run["early"]["estimate"]
         lines.append(
             [
                 title,
-                f"{sum(one['rows'] * one['calls'] for one in alone):,.0f}",
-                f"{sum(one['rows'] * one['usd'] for one in alone):.4f}",
+                f"{sum(trial['rows'] * trial['calls'] for trial in alone):,.0f}",
+                f"{sum(trial['rows'] * trial['usd'] for trial in alone):.4f}",
                 str(len(run["trials"])),
                 f"{run['calls']['reused'] + run['calls']['made']:,}",
                 f"{most['calls']:,}",
@@ -232,12 +236,12 @@ def both_kinds() -> str:
         run = vote_of(name.partition("/")[2]) if "/" in name else stored(name)
         best, pick = run["test"]["best_single"], run["test"]["pick"]
         kept = best["architecture"] == pick["architecture"]
-        what = "the single model" if kept else named(pick["architecture"])
+        recommended = "the single model" if kept else named(pick["architecture"])
         lines.append(
             [
                 f"[{title}](optimize/{name}.toml)",
                 f"`{best['architecture']}` {_points(best)} %",
-                f"**{what}** {_points(pick)} %",
+                f"**{recommended}** {_points(pick)} %",
                 "none" if kept else _gap(run["differences"]["best_single"]),
                 "the same" if kept else _times(pick["usd"], best["usd"]),
             ]

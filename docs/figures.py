@@ -63,14 +63,14 @@ def prices(
     """
     points = [
         Point(
-            1000 * one["usd"],
-            one["score"],
-            one["low"],
-            one["high"],
-            "cheap" if one["agent"] in cheap else "dear",
-            named.get(one["agent"], ""),
+            1000 * single["usd"],
+            single["score"],
+            single["low"],
+            single["high"],
+            "cheap" if single["agent"] in cheap else "dear",
+            named.get(single["agent"], ""),
         )
-        for one in runs[0]["singles"]
+        for single in runs[0]["singles"]
     ]
     for run in runs:
         points.append(_system(run["test"]["pick"], labels[run["study"]]))

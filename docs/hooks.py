@@ -60,7 +60,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, text in generated.items():
         files.append(File.generated(config, path, content=text))
     texts |= {source: generated[path] for source, path in SHOWN.items()}
-    for target in sorted({one for page in texts.items() for one in _files_linked(*page)}):
+    for target in sorted({file for page in texts.items() for file in _files_linked(*page)}):
         content = (ROOT / target).read_bytes()
         files.append(File.generated(config, f"files/{target}", content=content))
     return files
@@ -86,10 +86,10 @@ def linked(markdown: str, *, source: str, path: str) -> str:
         target, mark, anchor = match[2].partition("#")
         if not target or "://" in match[2]:
             return match[0]
-        found = _in_repository(source, target)
-        if (ROOT / found).is_dir():
+        file = _in_repository(source, target)
+        if (ROOT / file).is_dir():
             return match[1].strip("![]")  # a folder without a page: its name stays
-        place = _place(found)
+        place = _place(file)
         return f"{match[1]}({posixpath.relpath(place, posixpath.dirname(path))}{mark}{anchor})"
 
     parts = _FENCE.split(markdown)
@@ -114,9 +114,9 @@ def _files_linked(source: str, text: str) -> Iterator[str]:
         for match in _LINK.finditer(part):
             target = match[2].partition("#")[0]
             if target and "://" not in target:
-                found = _in_repository(source, target)
-                if _place(found).startswith("files/") and (ROOT / found).is_file():
-                    yield found
+                file = _in_repository(source, target)
+                if _place(file).startswith("files/") and (ROOT / file).is_file():
+                    yield file
 
 
 def cli_page() -> str:

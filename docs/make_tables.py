@@ -61,8 +61,8 @@ def table(result: dict[str, Any]) -> str:
         "that of the best single agent as the verdict tests it, those of other rows all at once."
     )
     verdicts = [result.get("cost_verdict"), result["verdict"]]
-    said = [f"> {one['text']}" for one in verdicts if one is not None]
-    return "\n".join([*lines, "", facts, "", "\n>\n".join(said), ""])
+    quotes = [f"> {verdict['text']}" for verdict in verdicts if verdict is not None]
+    return "\n".join([*lines, "", facts, "", "\n>\n".join(quotes), ""])
 
 
 def _level(result: dict[str, Any]) -> str:
@@ -70,13 +70,13 @@ def _level(result: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any], gap: dict[str, float] | None) -> str:
-    who = f"`{row['architecture']}`" if row["architecture"] else row["note"]
+    system = f"`{row['architecture']}`" if row["architecture"] else row["note"]
     if row["score"] is None:
-        return f"| {_TITLES[row['name']]} | {who} | not run: {row['note']} | | |"
+        return f"| {_TITLES[row['name']]} | {system} | not run: {row['note']} | | |"
     score = f"{100 * row['score']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
     calls = "" if row["calls"] is None else f"{row['calls']:.1f}"
     shown = "" if gap is None else BENCH["interval"](gap)
-    return f"| {_TITLES[row['name']]} | {who} | {score} | {shown} | {calls} |"
+    return f"| {_TITLES[row['name']]} | {system} | {score} | {shown} | {calls} |"
 
 
 def rendered(page: str) -> str:
@@ -117,12 +117,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args()
-    found = written()
-    stale = [file for file in found if not file.is_file() or file.read_text("utf-8") != found[file]]
+    pages = written()
+    stale = [file for file in pages if not file.is_file() or file.read_text("utf-8") != pages[file]]
     for file in stale:
         print(f"{file.relative_to(ROOT)}: {'stale' if options.check else 'written'}")
         if not options.check:
-            file.write_text(found[file], "utf-8")
+            file.write_text(pages[file], "utf-8")
     sys.exit(int(bool(stale) and options.check))
 
 

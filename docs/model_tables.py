@@ -22,14 +22,14 @@ def read_by_weak() -> str:
     """Return what the weak aggregator makes of answers that are better than its own."""
     run = stored("weak_aggregator")
     heads = ["architecture", "score on val", "rows until it was stopped"]
-    trials = sorted(run["trials"], key=lambda one: -one["score"])
+    trials = sorted(run["trials"], key=lambda trial: -trial["score"])
     lines = [
         [
-            f"`{one['architecture']}`",
-            f"{100 * one['score']:.1f} %",
-            f"{one['rows']}" + (", stopped" if one["is_stopped_early"] else ", all"),
+            f"`{trial['architecture']}`",
+            f"{100 * trial['score']:.1f} %",
+            f"{trial['rows']}" + (", stopped" if trial["is_stopped_early"] else ", all"),
         ]
-        for one in trials
+        for trial in trials
     ]
     return _table(heads, lines)
 
@@ -72,16 +72,16 @@ def published() -> str:
 def judge() -> str:
     """Return the diagnostics of the live judge, and its warnings as the report words them."""
     run = stored("open_ended")
-    found, costs = run["judge"]["diagnostics"], run["judge"]["costs"]
-    calls = sum(one["calls"] for one in costs.values())
-    mixtures = [one for one in run["trials"] if " > " in one["architecture"]]
+    diagnostics, costs = run["judge"]["diagnostics"], run["judge"]["costs"]
+    calls = sum(cost["calls"] for cost in costs.values())
+    mixtures = [trial for trial in run["trials"] if " > " in trial["architecture"]]
     facts = [
         ("mixtures that it judged on val", str(len(mixtures))),
-        ("pairs judged, in both orders", str(found["judged"])),
-        ("verdicts that it could not be read from", str(found["unparsable"])),
-        ("same verdict with the places swapped", _spread(found["consistency"])),
-        ("preference for what it is shown first, points", _gap(found["first_advantage"])),
-        ("rank correlation with length", _plain(found["length"])),
+        ("pairs judged, in both orders", str(diagnostics["judged"])),
+        ("verdicts that it could not be read from", str(diagnostics["unparsable"])),
+        ("same verdict with the places swapped", _spread(diagnostics["consistency"])),
+        ("preference for what it is shown first, points", _gap(diagnostics["first_advantage"])),
+        ("rank correlation with length", _plain(diagnostics["length"])),
         ("calls of the judge, of all", f"{calls} of {run['calls']['made']}"),
         ("seconds of the study", f"{run['seconds']:,.0f}"),
     ]
@@ -119,35 +119,35 @@ def cut() -> str:
             cells = []
             for reader in plan["LADDER"]:
                 planned = list(plan["conditions"]([reader], plan["COUNTS"]))
-                had = sum((tasks, layout, one.architecture) in done for one in planned)
+                had = sum((tasks, layout, point.architecture) in done for point in planned)
                 cells.append(f"{had} of {len(planned)}")
             lines.append([tasks, layout, *cells])
     return _table(heads, lines)
 
 
-def _spread(found: Run | None) -> str:
-    if found is None:
+def _spread(interval: Run | None) -> str:
+    if interval is None:
         return "unknown"
-    low, high = 100 * found["low"], 100 * found["high"]
-    return f"{100 * found['estimate']:.0f} % [{low:.0f}, {high:.0f}]"
+    low, high = 100 * interval["low"], 100 * interval["high"]
+    return f"{100 * interval['estimate']:.0f} % [{low:.0f}, {high:.0f}]"
 
 
-def _plain(found: Run | None) -> str:
-    if found is None:
+def _plain(interval: Run | None) -> str:
+    if interval is None:
         return "unknown"
-    return f"{found['estimate']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+    return f"{interval['estimate']:+.2f} [{interval['low']:+.2f}, {interval['high']:+.2f}]"
 
 
-def _triple(found: Sequence[float]) -> str:
-    middle, low, high = (f"{100 * value:.1f}" for value in found)
+def _triple(bounds: Sequence[float]) -> str:
+    middle, low, high = (f"{100 * value:.1f}" for value in bounds)
     return f"{middle} % [{low}, {high}]"
 
 
-def _gap(found: Run | None) -> str:
-    if found is None:
+def _gap(interval: Run | None) -> str:
+    if interval is None:
         return ""
-    low, high = 100 * found["low"], 100 * found["high"]
-    return f"{100 * found['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    low, high = 100 * interval["low"], 100 * interval["high"]
+    return f"{100 * interval['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -161,11 +161,11 @@ class Agent:
 
     def _check_prices(self) -> None:
         """Refuse a part of a price: a price that is not given is unknown, not 0."""
-        given = [name for name in (*_PRICES, _CACHED_PRICE) if getattr(self, name) is not None]
-        missing = [name for name in _PRICES if name not in given]
-        if given and missing:
+        names = [name for name in (*_PRICES, _CACHED_PRICE) if getattr(self, name) is not None]
+        missing = [name for name in _PRICES if name not in names]
+        if names and missing:
             raise PoolError(
-                f"Agent {shown_value(self.name)}: `{given[0]}` is given, but `{missing[0]}` is "
+                f"Agent {shown_value(self.name)}: `{names[0]}` is given, but `{missing[0]}` is "
                 "not: give both prices (0 if tokens are free), or neither if they are unknown."
             )
 
@@ -229,9 +229,9 @@ class Agent:
             )
         catalogue_name = self.model.removeprefix("local/")
         if self.weights is None and catalogue_name not in CATALOGUE:
-            known = ", ".join(sorted(CATALOGUE))
+            choices = ", ".join(sorted(CATALOGUE))
             raise PoolError(
-                f"Agent {self.name!r}: `model` {self.model!r} is not in the catalogue ({known}); "
+                f"Agent {self.name!r}: `model` {self.model!r} is not in the catalogue ({choices}); "
                 "give `weights` and `sha256`."
             )
 
@@ -272,8 +272,8 @@ class Agent:
         Headers may select another model, so headers without credentials are part of it.
         """
         if self.is_local:
-            known = self.sha256 or CATALOGUE[self.model.removeprefix("local/")].sha256
-            return f"{self.model}@sha256:{known}"
+            digest = self.sha256 or CATALOGUE[self.model.removeprefix("local/")].sha256
+            return f"{self.model}@sha256:{digest}"
         identity = f"{self.model}@{self.base_url or 'vendor'}"
         public = sorted(f"{k}: {v}" for k, v in self.headers.items() if not IS_CREDENTIAL.search(k))
         if not public:
@@ -338,8 +338,8 @@ def agents_of(tables: object, *, where: str) -> tuple[Agent, ...]:
     """
     if isinstance(tables, list):
         tables = [_with_null(table) for table in tables]
-    found = check_table(list[Agent], tables, where=where, error=PoolError, may_hold_keys=True)
-    return tuple(found)
+    agents = check_table(list[Agent], tables, where=where, error=PoolError, may_hold_keys=True)
+    return tuple(agents)
 
 
 def _with_null(table: Any) -> Any:

@@ -143,7 +143,9 @@ class Knockout:
     ) -> Question:
         read, cuts = self.read(self.agent, self.module, inputs, pair)
         # The parents' names alone would not identify a pair, as some of them may have failed.
-        places = [str(place) for one in pair for place, r in enumerate(responses) if r is one]
+        places = [
+            str(place) for response in pair for place, r in enumerate(responses) if r is response
+        ]
         node = node_name("knockout", self.agent, parents=(*self.parents, *places))
         return Question(node, self.agent, 0, self.module, read, cuts)
 
@@ -163,8 +165,8 @@ class Knockout:
 
 def _winner(replies: Sequence[Response], first: Response, second: Response) -> Response | None:
     """Return the response that both replies name; the second read them in the other order."""
-    one, other = replies
-    named = ranked_first(one, (first, second), one.cuts)
+    reply, other = replies
+    named = ranked_first(reply, (first, second), reply.cuts)
     return named if named is ranked_first(other, (second, first), other.cuts) else None
 
 

@@ -80,8 +80,8 @@ class Architecture:
         layers = tuple(map(tuple, self.layers))
         object.__setattr__(self, "layers", layers)
         if self.combine not in COMBINES:
-            known = ", ".join(COMBINES)
-            raise ArchitectureError(f"Unknown combine {self.combine!r}; known ones are {known}.")
+            choices = ", ".join(COMBINES)
+            raise ArchitectureError(f"Unknown combine {self.combine!r}; known ones are {choices}.")
         if () in layers:
             raise ArchitectureError(f"`layers[{layers.index(())}]` must name at least one agent.")
         for name in self.agents:
@@ -95,7 +95,7 @@ class Architecture:
         sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
         sorted_last = sorted_layers[-1:]
         object.__setattr__(self, "order", _shortest(self.order, *layers[-1:], *sorted_last))
-        weights = _told_apart(self.weights, layers[-1]) if self.weights else ()
+        weights = _canonical_weights(self.weights, layers[-1]) if self.weights else ()
         object.__setattr__(self, "weights", weights)
         if self.analyst == self.aggregator:
             object.__setattr__(self, "analyst", None)
@@ -217,17 +217,17 @@ class Architecture:
         order, weights = value.get("order", []), value.get("weights", {})
         agree, lead, *rest = (value.get(key) for key in ("agree", "lead", "prompt", "analyst"))
         lists = [*layers, order] if _is(layers, list) else [layers]
-        is_listed = all(_is(one, list) for one in lists)
-        names = [name for one in lists for name in one] if is_listed else []
-        named = [*names, *(one for one in (aggregator, *rest) if one is not None)]
+        is_listed = all(_is(layer, list) for layer in lists)
+        names = [name for layer in lists for name in layer] if is_listed else []
+        named = [*names, *(name for name in (aggregator, *rest) if name is not None)]
         if not is_listed or not all(_is(name, str) for name in named):
             raise ArchitectureError(
                 f"`layers` must be lists of names, and `aggregator` a name, but got {value!r}."
             )
         if not _is(weights, dict) or not all(map(_is_number, weights.values())):
             raise ArchitectureError(f"`weights` must be numbers by name, but got {weights!r}.")
-        seats, given = tuple(tuple(layer) for layer in layers), tuple(weights.items())
-        options = (tuple(order), rest[0], given, agree, rest[1], lead)
+        seats, weight_items = tuple(tuple(layer) for layer in layers), tuple(weights.items())
+        options = (tuple(order), rest[0], weight_items, agree, rest[1], lead)
         return cls(seats, aggregator, value["combine"], *options)
 
     def to_json(self) -> dict[str, Any]:
@@ -271,8 +271,8 @@ class Architecture:
         """
         if not self.weights:  # called for each question
             return dict.fromkeys((self.layers or ((),))[-1], 1)
-        told = {name: Fraction(repr(weight)) for name, weight in self.weights}
-        exact = {name: told.get(name, Fraction(1)) for name in (self.layers or ((),))[-1]}
+        fractions = {name: Fraction(repr(weight)) for name, weight in self.weights}
+        exact = {name: fractions.get(name, Fraction(1)) for name in (self.layers or ((),))[-1]}
         unit = math.lcm(*(weight.denominator for weight in exact.values()))
         return {name: int(weight * unit) for name, weight in exact.items()}
 
@@ -293,17 +293,17 @@ class Architecture:
     @property
     def last_rounds(self) -> tuple[tuple[str, ...], ...]:
         """Agents that the last step asks, round by round; for a single agent, that agent."""
-        who = str(self.aggregator)
+        aggregator = str(self.aggregator)
         if self.combine == "fuse":
-            return ((self.analyst or who,), (who,))
+            return ((self.analyst or aggregator,), (aggregator,))
         if self.combine == "knockout":
-            return ((who, who),) * (len(self.layers[-1]) - 1)
-        return ((who,),) if self.aggregator_calls_a_model else ()
+            return ((aggregator, aggregator),) * (len(self.layers[-1]) - 1)
+        return ((aggregator,),) if self.aggregator_calls_a_model else ()
 
     @property
     def asked_last(self) -> tuple[str, ...]:
         """Agents that the last step asks, repeated for each question."""
-        return tuple(who for round_ in self.last_rounds for who in round_)
+        return tuple(agent for round_ in self.last_rounds for agent in round_)
 
     @property
     def calls(self) -> int:
@@ -328,14 +328,14 @@ def _rounded(weight: float) -> float:
     return float(f"{weight:.4g}")
 
 
-def _told_apart(
+def _canonical_weights(
     weights: Sequence[tuple[str, float]], members: Sequence[str]
 ) -> tuple[tuple[str, float], ...]:
     """Return the weights in canonical form: rounded, sorted, without those that have no effect."""
-    given = {name: _rounded(weight) for name, weight in weights}
-    if len({given.get(name, 1.0) for name in members}) < 2:
+    rounded = {name: _rounded(weight) for name, weight in weights}
+    if len({rounded.get(name, 1.0) for name in members}) < 2:
         return ()
-    return tuple((name, given[name]) for name in sorted(given) if given[name] != 1)
+    return tuple((name, rounded[name]) for name in sorted(rounded) if rounded[name] != 1)
 
 
 def _shortest(order: tuple[str, ...], *layers: Sequence[str]) -> tuple[str, ...]:
@@ -385,7 +385,7 @@ def read_parts(text: str) -> tuple[tuple[tuple[str, ...], ...], LastStep | None]
 def _read_last(combine: str, inside: str | None) -> LastStep:
     if inside is None:
         return LastStep(combine, None)
-    who, *rest = _BETWEEN_OPTIONS.split(inside.strip())
+    aggregator, *rest = _BETWEEN_OPTIONS.split(inside.strip())
     options: dict[str, Any] = {}
     for part in rest:
         key, _, value = part.partition("=")
@@ -396,7 +396,7 @@ def _read_last(combine: str, inside: str | None) -> LastStep:
                 "lead=NUMBER."
             )
         options[key] = _READ.get(key, str)(value)
-    return LastStep(combine, who.strip() or None, options)
+    return LastStep(combine, aggregator.strip() or None, options)
 
 
 def _read_number(text: str) -> float | str:
@@ -407,13 +407,13 @@ def _read_number(text: str) -> float | str:
 
 
 def _read_weights(text: str) -> tuple[tuple[str, float], ...]:
-    found: list[tuple[str, float]] = []
+    weights: list[tuple[str, float]] = []
     for part in text.split():
         name, _, number = part.rpartition(":")  # a name may contain a colon
         if isinstance(weight := _read_number(number), str):
             raise ArchitectureError(f"`weights`: {part!r} must read NAME:NUMBER.")
-        found.append((name, float(weight)))
-    return tuple(found)
+        weights.append((name, float(weight)))
+    return tuple(weights)
 
 
 _READ: Final[Mapping[str, Callable[[str], Any]]] = {
@@ -439,12 +439,12 @@ def format_layer(layer: tuple[str, ...]) -> str:
     return " + ".join(name if n == 1 else f"{name}*{n}" for name, n in runs)
 
 
-def format_last(one: Architecture) -> str:
+def format_last(architecture: Architecture) -> str:
     """Return ``synthesize(c; order=b a; prompt=brief)``, without options that are not given."""
     # Without an exponent, as "+" separates agents.
-    weights = " ".join(f"{name}:{Decimal(repr(w)).normalize():f}" for name, w in one.weights)
-    shown = {name: getattr(one, name) for name in _OPTIONS}
-    shown |= {"order": " ".join(one.order), "weights": weights}
-    given = [f"{key}={value}" for key, value in shown.items() if value not in ("", None)]
-    parts = [one.aggregator or "", *given]
-    return f"{one.combine}({'; '.join(parts)})" if any(parts) else one.combine
+    text = " ".join(f"{name}:{Decimal(repr(w)).normalize():f}" for name, w in architecture.weights)
+    shown = {name: getattr(architecture, name) for name in _OPTIONS}
+    shown |= {"order": " ".join(architecture.order), "weights": text}
+    settings = [f"{key}={value}" for key, value in shown.items() if value not in ("", None)]
+    parts = [architecture.aggregator or "", *settings]
+    return f"{architecture.combine}({'; '.join(parts)})" if any(parts) else architecture.combine

@@ -91,7 +91,7 @@ class OutageError(CallError):
     """An endpoint was down for longer than a study waits; all answers so far are kept."""
 
 
-def ours(error: BaseException) -> MoaError | None:
+def moa_error_of(error: BaseException) -> MoaError | None:
     """Return this library's error that is or caused ``error``, or None.
 
     DSPy wraps the errors of engines. A ``LayerFailedError`` does not count, as it is a failure of
@@ -137,15 +137,15 @@ def masked(text: str, secrets: Iterable[str]) -> str:
 def _without_spelled(text: str, secret: str) -> str:
     units, end = _spelled(secret), 0
     parts: list[str] = []
-    for found in units[0].finditer(text):
-        if found.start() < end:
+    for match in units[0].finditer(text):
+        if match.start() < end:
             continue
-        stop = found.end()
+        stop = match.end()
         for unit in units[1:]:
             if (more := unit.match(text, stop)) is None:
                 break
             stop = more.end()
-        parts += [text[end : found.start()], "***"]
+        parts += [text[end : match.start()], "***"]
         end = stop
     return "".join([*parts, text[end:]])
 
@@ -153,16 +153,16 @@ def _without_spelled(text: str, secret: str) -> str:
 @lru_cache(maxsize=256)
 def _spelled(secret: str) -> tuple[re.Pattern[str], ...]:
     """Return patterns for the beginning of a secret, and for each character after it."""
-    units = [_character(one) for one in secret]
+    units = [_character(character) for character in secret]
     first = "".join(units[:_PREFIX])
     return tuple(re.compile(unit, re.IGNORECASE) for unit in (first, *units[_PREFIX:]))
 
 
-def _character(one: str) -> str:
-    code = ord(one)
-    in_address = "".join(f"%(?:25)*{byte:02x}" for byte in one.encode("utf-8", "replace"))
-    html = f"&#0*{code};|&#x0*{code:x};|{re.escape(escape(one))}"
-    return rf"(?:{re.escape(one)}|{in_address}|\\u{code:04x}|\\{re.escape(one)}|{html})"
+def _character(character: str) -> str:
+    code = ord(character)
+    in_address = "".join(f"%(?:25)*{byte:02x}" for byte in character.encode("utf-8", "replace"))
+    html = f"&#0*{code};|&#x0*{code:x};|{re.escape(escape(character))}"
+    return rf"(?:{re.escape(character)}|{in_address}|\\u{code:04x}|\\{re.escape(character)}|{html})"
 
 
 @lru_cache(maxsize=256)
@@ -197,11 +197,11 @@ class LoggedKeys(logging.Filter):
 
     def add(self, keys: Iterable[str]) -> None:
         """Mask ``keys`` from now on, except short ones, which would mask ordinary text."""
-        known = {*self._keys, *(key for key in keys if len(key) >= SHORTEST_KEY)}
-        if len(known) == len(self._keys):
+        all_keys = {*self._keys, *(key for key in keys if len(key) >= SHORTEST_KEY)}
+        if len(all_keys) == len(self._keys):
             return
         # The longest first, as one key may be a part of another.
-        self._keys = tuple(sorted(known, key=len, reverse=True))
+        self._keys = tuple(sorted(all_keys, key=len, reverse=True))
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(self)  # has no effect the second time
 

@@ -117,17 +117,17 @@ def _explain(
     *,
     may_hold_keys: bool,
 ) -> str:
-    found = cause.errors(include_url=False)
-    first = next((one for one in found if _unknown(one)), found[0])
+    problems = cause.errors(include_url=False)
+    first = next((problem for problem in problems if _unknown(problem)), problems[0])
     place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
     if _unknown(first):
         name = str(first["loc"][-1])
         if (new := renamed.get(".".join(map(str, first["loc"])))) is not None:
             return f"{place}: this key is now called `{new}`."
-        known = _siblings(adapter.json_schema(), first["loc"])
-        near = get_close_matches(name, known, n=1)
+        keys = _siblings(adapter.json_schema(), first["loc"])
+        near = get_close_matches(name, keys, n=1)
         guess = f" Did you mean {near[0]!r}?" if near else ""
-        return f"{place}: unknown key; known ones are {', '.join(known)}.{guess}"
+        return f"{place}: unknown key; known ones are {', '.join(keys)}.{guess}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{place}: this key is missing."
     if isinstance(inner := first.get("ctx", {}).get("error"), MoaError):
@@ -176,11 +176,11 @@ def check_kinds(
     Raises:
         error: Naming the option, its allowed kind and its value.
     """
-    for name, (kind, wanted) in kinds.items():
+    for name, (kind, expected) in kinds.items():
         value = getattr(options, name)
         if not isinstance(value, kind) or isinstance(value, bool):
             shown = shown_value(value, longest=LONGEST_SHOWN if shows else 0)
-            raise error(f"{before}{name}` must be {wanted}, but got {shown}.")
+            raise error(f"{before}{name}` must be {expected}, but got {shown}.")
 
 
 def check_limits(options: object, names: Iterable[str], *, table: str) -> None:
@@ -212,8 +212,8 @@ def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
         if "$ref" in option:
             node = option
     name = node.get("$ref", "").rpartition("/")[2]
-    found: dict[str, Any] = definitions.get(name, node)
-    return found
+    definition: dict[str, Any] = definitions.get(name, node)
+    return definition
 
 
 def version() -> str:
@@ -310,9 +310,9 @@ def appending(path: Path, *, error: type[MoaError], hint: str = "") -> Iterator[
 MODULE_AND_NAME: Final = "package.module:name"
 
 
-def unknown(field: str, name: str, known: Iterable[str]) -> StudyError:
+def unknown(field: str, name: str, names: Iterable[str]) -> StudyError:
     """Return the error of an option with an unknown name: option, value, choices."""
-    choices = ", ".join(sorted(known))
+    choices = ", ".join(sorted(names))
     return StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
 
 
@@ -320,20 +320,20 @@ _BESIDE: Final[dict[str, tuple[Path, frozenset[str]]]] = {}
 """Modules imported from the folder of a file: that folder, and all modules imported with each."""
 
 
-def imported(field: str, name: str, known: Iterable[str], *, beside: Path | None = None) -> Any:
+def imported(field: str, name: str, names: Iterable[str], *, beside: Path | None = None) -> Any:
     """Return the object ``package.module:name``.
 
     Args:
         field: Field of the study file.
         name: Value of the field.
-        known: Names that the field may have instead.
+        names: Names that the field may have instead.
         beside: Folder of the study file; a module in it has precedence over an installed module.
 
     Raises:
         StudyError: If there is no such object; the message names the field, the value and the
             choices.
     """
-    choices = ", ".join([*sorted(known), MODULE_AND_NAME])
+    choices = ", ".join([*sorted(names), MODULE_AND_NAME])
     module, colon, attribute = name.partition(":")
     if not colon:
         raise StudyError(f"`{field}`: unknown {shown_value(name)}; known ones are {choices}.")
@@ -354,10 +354,10 @@ def _import_from(folder: Path | None, top: str) -> None:
         (here / f"{top}.py").is_file() or (here / top / "__init__.py").is_file()
     ):
         return
-    known = _BESIDE.get(top)
-    if known is not None and known[0] != here:
+    cached = _BESIDE.get(top)
+    if cached is not None and cached[0] != here:
         # Another study's module of the same name, with the modules it imported from its folder.
-        for name in known[1] & set(sys.modules):
+        for name in cached[1] & set(sys.modules):
             del sys.modules[name]
     elif top in sys.modules:
         return
@@ -379,31 +379,31 @@ def _is_in(folder: Path, module: object) -> bool:
     return folder in path.parents and "site-packages" not in path.parts
 
 
-def made(
-    field: str, name: str, known: Iterable[str], *, has: str, beside: Path | None = None
+def imported_instance(
+    field: str, name: str, names: Iterable[str], *, has: str, beside: Path | None = None
 ) -> Any:
     """Return the user's object, or the result of the user's class or function without arguments.
 
     Args:
         field: Field of the study file.
         name: Value of the field.
-        known: Names that the field may have instead.
+        names: Names that the field may have instead.
         has: Name of a method that the object must have.
         beside: As for ``imported``.
 
     Raises:
         StudyError: If it cannot be imported, making it fails, or it lacks the method.
     """
-    found = imported(field, name, known, beside=beside)
-    if not hasattr(found, has) or isinstance(found, type):
+    value = imported(field, name, names, beside=beside)
+    if not hasattr(value, has) or isinstance(value, type):
         try:
-            found = found()
+            value = value()
         except Exception as error:
             kind = type(error).__name__
             raise StudyError(f"`{field}`: {name!r}() raised {kind}: {error}") from error
-    if not hasattr(found, has):
-        raise StudyError(f"`{field}`: {name!r} is a {type(found).__name__} without `{has}`.")
-    return found
+    if not hasattr(value, has):
+        raise StudyError(f"`{field}`: {name!r} is a {type(value).__name__} without `{has}`.")
+    return value
 
 
 def code_digest(value: object) -> str:

@@ -49,24 +49,25 @@ class ReplacedPredictor:
             ArchitectureError: If there is none; the message lists the existing paths.
         """
         reasoning = {
-            id(one.predict): one for _, one in program.named_sub_modules(dspy.ChainOfThought)
+            id(parent.predict): parent
+            for _, parent in program.named_sub_modules(dspy.ChainOfThought)
         }
-        found: dict[str, ReplacedPredictor] = {}
+        by_path: dict[str, ReplacedPredictor] = {}
         by_dspys_name: dict[str, ReplacedPredictor] = {}
         for name, predictor in program.named_predictors():
             module = reasoning.get(id(predictor), predictor)
             short = name if module is predictor else name.removesuffix(".predict")
             if not _is_seat(predictor):
                 seat = by_dspys_name[name] = cls(module, predictor)
-                found["self" if module is program else short] = seat
-        one = found.get(path) or by_dspys_name.get(path)
-        if one is None:
-            known = ", ".join(found) or "none"
+                by_path["self" if module is program else short] = seat
+        replaced = by_path.get(path) or by_dspys_name.get(path)
+        if replaced is None:
+            paths = ", ".join(by_path) or "none"
             raise ArchitectureError(
                 f"`predictor` must be the path of a predictor of {type(program).__name__} "
-                f"({known}), but got {path!r}."
+                f"({paths}), but got {path!r}."
             )
-        return one
+        return replaced
 
     @property
     def signature(self) -> Any:
@@ -76,11 +77,11 @@ class ReplacedPredictor:
 
     def __call__(self, signature: Any) -> Any:
         """Return the module of a seat."""
-        made = (dspy.Predict if self.module is self.predictor else dspy.ChainOfThought)(signature)
-        predictor: Any = made.predictors()[0]
+        module = (dspy.Predict if self.module is self.predictor else dspy.ChainOfThought)(signature)
+        predictor: Any = module.predictors()[0]
         if set(predictor.signature.input_fields) == set(self.predictor.signature.input_fields):
             predictor.demos = list(self.predictor.demos)
-        return made
+        return module
 
 
 class Layer(dspy.Module):
@@ -97,8 +98,12 @@ class Layer(dspy.Module):
 
     def named_parameters(self) -> list[tuple[str, Any]]:
         """Return every predictor by its name in the layer, in a ``FrozenPredictor`` if frozen."""
-        found: list[tuple[str, Any]] = super().named_parameters()
-        return [(name, FrozenPredictor(one)) for name, one in found] if self.is_frozen else found
+        parameters: list[tuple[str, Any]] = super().named_parameters()
+        return (
+            [(name, FrozenPredictor(predictor)) for name, predictor in parameters]
+            if self.is_frozen
+            else parameters
+        )
 
 
 class FrozenPredictor(dspy.Module, Parameter):
@@ -132,8 +137,15 @@ class FrozenPredictor(dspy.Module, Parameter):
 
 def all_predictors(program: Any) -> list[tuple[str, Any]]:
     """Return ``named_predictors`` including frozen predictors, in the order of the program."""
-    named = [(n, one) for n, one in program.named_parameters() if isinstance(one, dspy.Module)]
-    return [(n, one.predictor if isinstance(one, FrozenPredictor) else one) for n, one in named]
+    named = [
+        (n, predictor)
+        for n, predictor in program.named_parameters()
+        if isinstance(predictor, dspy.Module)
+    ]
+    return [
+        (n, predictor.predictor if isinstance(predictor, FrozenPredictor) else predictor)
+        for n, predictor in named
+    ]
 
 
 _EMPTY_STATE: Final[dict[str, Any]] = {
@@ -160,11 +172,11 @@ class ArchitectureState(Parameter):
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Return the architecture, and the parts of each seat that optimizers may change."""
-        found: dict[str, Any] = {}
+        seats: dict[str, Any] = {}
         for name, seat in all_predictors(self.mixture):
             state = seat.dump_state(json_mode=json_mode)
-            found[name] = {key: state[key] for key in _KEPT if key in state}
-        return {**self.mixture.architecture.to_json(), "seats": found}
+            seats[name] = {key: state[key] for key in _KEPT if key in state}
+        return {**self.mixture.architecture.to_json(), "seats": seats}
 
     def load_state(self, state: Any) -> None:
         """Give the mixture the architecture of ``state``, with its prompts and demos.
@@ -176,17 +188,17 @@ class ArchitectureState(Parameter):
         if not isinstance(state, Mapping) or not isinstance(state.get("seats"), Mapping):
             raise ArchitectureError("The state of a mixture must have `seats`, one per predictor.")
         plain = {key: value for key, value in state.items() if key != "seats"}
-        made = self.mixture.with_architecture(Architecture.from_json(plain))
-        seats, states = dict(all_predictors(made)), state["seats"]
+        clone = self.mixture.with_architecture(Architecture.from_json(plain))
+        seats, states = dict(all_predictors(clone)), state["seats"]
         if set(seats) != set(states):
             raise ArchitectureError(
-                f"The state of {made.architecture} has the predictors {_listed(states)}, but this "
+                f"The state of {clone.architecture} has the predictors {_listed(states)}, but this "
                 f"program's modules have {_listed(seats)}."
             )
         for name, seat in seats.items():
             kept = {key: states[name][key] for key in _KEPT if key in states[name]}
             seat.load_state({**_EMPTY_STATE, **kept})
-        self.mixture.replace_seats(made)
+        self.mixture.replace_seats(clone)
 
     def reset(self) -> None:
         """Do nothing: the architecture is not learned by an optimizer."""
@@ -299,12 +311,12 @@ def from_parts(
                 f"`layers[{place}]` must be a list of LMs or of agent names, but got "
                 f"{shown_value(layer)}."
             )
-    given = [*(lm for layer in layers for lm in layer), aggregator]
-    if all(isinstance(name, str) for name in given):
+    parts = [*(lm for layer in layers for lm in layer), aggregator]
+    if all(isinstance(name, str) for name in parts):
         return Architecture(tuple(map(tuple, layers)), aggregator), {}
     names: dict[int, str] = {}
     lms: dict[str, Any] = {}
-    for lm in given:
+    for lm in parts:
         if not isinstance(lm, dspy.BaseLM):
             raise ArchitectureError(
                 "`layers` and `aggregator` must be all agent names or all LMs, but one is "

@@ -105,26 +105,26 @@ class PlannedModule(dspy.Module):
         if dspy.settings.send_stream is None:
             return []
         listeners = dspy.settings.stream_listeners or ()
-        heard = [one for one in listeners if getattr(one, "predict", None) is self]
-        return [one.whole(answer.final.values) for one in heard]
+        own = [listener for listener in listeners if getattr(listener, "predict", None) is self]
+        return [listener.whole(answer.final.values) for listener in own]
 
     def __copy__(self) -> Any:
         return self._with_state(self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        made = memo[id(self)] = self._with_state({})
-        made.__setstate__(deepcopy(super().__getstate__(), memo))
-        return made
+        clone = memo[id(self)] = self._with_state({})
+        clone.__setstate__(deepcopy(super().__getstate__(), memo))
+        return clone
 
     def __getstate__(self) -> dict[str, Any]:
-        lms = [lm for _, one in all_predictors(self) if (lm := one.lm) is not None]
+        lms = [lm for _, predictor in all_predictors(self) if (lm := predictor.lm) is not None]
         state: dict[str, Any] = dspy.Module.__getstate__(without_lms(self, lms))
         return {**state, "pool": self.pool.detached(self.agents)}
 
     def _with_state(self, state: Mapping[str, Any]) -> Any:
-        made: Any = type(self).__new__(type(self))
-        made.__dict__.update(state)
-        return made
+        instance: Any = type(self).__new__(type(self))
+        instance.__dict__.update(state)
+        return instance
 
 
 class _ClassOrInstanceMethod:
@@ -248,15 +248,15 @@ class MixtureOfAgents(PlannedModule):
         """
         replaced = ReplacedPredictor.at(program, predictor)
         first = Architecture.single(next(iter(pool)))
-        given = {"module": replaced, **options}
-        made = cls(replaced.signature, architecture or first, pool=pool, **given)
+        settings = {"module": replaced, **options}
+        mixture = cls(replaced.signature, architecture or first, pool=pool, **settings)
         # deepcopy replaces an object in the memo, wherever it occurs, instead of copying it.
-        return deepcopy(program, {id(replaced.module): made})
+        return deepcopy(program, {id(replaced.module): mixture})
 
     def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
         """Return a mixture with the same options and another architecture, with new prompts."""
         rules = self.rules
-        made = MixtureOfAgents(
+        mixture = MixtureOfAgents(
             self.signature,
             architecture,
             pool=self.pool,
@@ -268,10 +268,10 @@ class MixtureOfAgents(PlannedModule):
             reference_limits=rules.reference_limits,
             stop_early=rules.stop_early,
         )
-        made.are_proposers_frozen = self.are_proposers_frozen
+        mixture.are_proposers_frozen = self.are_proposers_frozen
         seats = [name for name, _ in all_predictors(self)]
-        made._former_seats = tuple(dict.fromkeys((*self._former_seats, *seats)))
-        return made
+        mixture._former_seats = tuple(dict.fromkeys((*self._former_seats, *seats)))
+        return mixture
 
     def replace_seats(self, other: MixtureOfAgents) -> None:
         """Take over architecture, seats and prompts of a result of ``with_architecture``."""
@@ -400,8 +400,8 @@ class MixtureOfAgents(PlannedModule):
         cls, path: Path | str, *, pool: Pool, signature: type[dspy.Signature] | None = None
     ) -> MixtureOfAgents:
         """Return the mixture from a file written by ``save``; see ``load_program``."""
-        made: MixtureOfAgents = load_program(Path(path), cls, pool=pool, signature=signature)
-        return made
+        mixture: MixtureOfAgents = load_program(Path(path), cls, pool=pool, signature=signature)
+        return mixture
 
     def _restore(self, path: Path | str, **options: Any) -> None:
         """Load the architecture, prompts and demos of a file written by ``save`` or DSPy.

@@ -114,9 +114,9 @@ class Rules:
     def __post_init__(self) -> None:
         check_kinds(self, _KINDS, error=ArchitectureError)
         if self.normalise not in NORMALISERS:
-            known = ", ".join(sorted(NORMALISERS))
+            choices = ", ".join(sorted(NORMALISERS))
             raise ArchitectureError(
-                f"Unknown `normalise` {self.normalise!r}; known ones are {known}."
+                f"Unknown `normalise` {self.normalise!r}; known ones are {choices}."
             )
         if self.quorum < 1:
             raise ArchitectureError(f"`quorum` must be at least 1, but got {self.quorum}.")
@@ -172,15 +172,18 @@ class Planner:
     @property
     def _waves(self) -> Waves | None:
         """Return the waves in which members of a vote are asked; None asks all at once."""
-        one, stops = self.architecture, self.rules.stop_early and not is_traced()
-        members, reading = one.layers[-1], one.reading
-        first = reading[: one.agree] if one.agree is not None else ()
+        architecture, stops = self.architecture, self.rules.stop_early and not is_traced()
+        members, reading = architecture.layers[-1], architecture.reading
+        first = reading[: architecture.agree] if architecture.agree is not None else ()
         quorum = min(self.rules.quorum, len(members))
-        if one.combine != "vote":
+        if architecture.combine != "vote":
             # Consensus depends on all members.
             evenly = (1,) * len(members)
             return Waves(evenly, reading, first, stops=False, quorum=quorum) if first else None
-        vote, lead = self._vote, None if one.lead is None else Fraction(repr(one.lead))
+        vote, lead = (
+            self._vote,
+            None if architecture.lead is None else Fraction(repr(architecture.lead)),
+        )
         order = vote.priority([members[seat] for seat in reading])
         weights = tuple(vote.weights[name] for name in members)
         priority = tuple(reading[place] for place in order)
@@ -188,17 +191,19 @@ class Planner:
 
     @property
     def _vote(self) -> Vote:
-        one, normalise = self.architecture, NORMALISERS[self.rules.normalise]
-        return Vote(self.outputs, normalise, one.aggregator, one.whole_weights)
+        architecture, normalise = self.architecture, NORMALISERS[self.rules.normalise]
+        return Vote(self.outputs, normalise, architecture.aggregator, architecture.whole_weights)
 
-    def _heard(self, responses: Sequence[Response]) -> list[Response]:
+    def _responses_read(self, responses: Sequence[Response]) -> list[Response]:
         """Return the answers that the last step reads, in the order of reading."""
-        one, waves = self.architecture, self._waves
-        heard: Collection[int] = one.reading
-        if waves is not None and (one.agree, one.lead) != (None, None):
+        architecture, waves = self.architecture, self._waves
+        places: Collection[int] = architecture.reading
+        if waves is not None and (architecture.agree, architecture.lead) != (None, None):
             rules = WaveRules(waves, self._vote.ballot)
-            heard = waves.counted(rules.votes(dict(enumerate(responses))))
-        return [responses[s] for s in one.reading if s in heard and responses[s].has_answer]
+            places = waves.counted(rules.votes(dict(enumerate(responses))))
+        return [
+            responses[s] for s in architecture.reading if s in places and responses[s].has_answer
+        ]
 
     def _questions(
         self,
@@ -232,15 +237,15 @@ class Planner:
             (final,) = yield [Question(node, name, 0, self.aggregator, inputs, is_final=True)]
             rounds = [[final]]
         else:
-            heard = self._heard(layers[-1])
+            responses = self._responses_read(layers[-1])
             combine = self._combine(tuple(nodes[seat] for seat in self.architecture.reading))
-            final, rounds = yield from _watched(combine(inputs, heard))
+            final, rounds = yield from _watched(combine(inputs, responses))
             if isinstance(combine, (Rank, Knockout)):
-                is_undecided = combine.is_undecided(heard, rounds)
+                is_undecided = combine.is_undecided(responses, rounds)
         if not final.has_answer:
             raise _too_few("The aggregator did not answer: 0 of 1", [*layers, *rounds, [final]])
         self._complete(final)
-        took = (*seconds, *(max(one.seconds for one in replies) for replies in rounds))
+        took = (*seconds, *(max(reply.seconds for reply in replies) for replies in rounds))
         replies = tuple(reply for replies in rounds for reply in replies)
         return self._answer(final, layers, replies, is_undecided, took)
 
@@ -254,11 +259,19 @@ class Planner:
     ) -> Answer:
         return Answer(
             final,
-            tuple(tuple(one for one in layer if one.failure != NOT_ASKED) for layer in layers),
+            tuple(
+                tuple(response for response in layer if response.failure != NOT_ASKED)
+                for layer in layers
+            ),
             replies,
             is_undecided,
             seconds,
-            tuple(one.agent for layer in layers for one in layer if one.failure == NOT_ASKED),
+            tuple(
+                response.agent
+                for layer in layers
+                for response in layer
+                if response.failure == NOT_ASKED
+            ),
             dict(self.architecture.weights),
         )
 
@@ -332,14 +345,18 @@ def _watched(
         return final, rounds
 
 
-def _too_few(what: str, rounds: Sequence[Sequence[Response]]) -> LayerFailedError:
+def _too_few(subject: str, rounds: Sequence[Sequence[Response]]) -> LayerFailedError:
     """Return the error of the last of these rounds of responses."""
-    failed = [one for one in rounds[-1] if not (one.has_answer or one.is_left_out)]
-    causes = "; ".join(f"{one.agent}: {one.failure}" for one in failed)
-    error = LayerFailedError(f"{what} agents answered. {causes}")
+    failed = [
+        response for response in rounds[-1] if not (response.has_answer or response.is_left_out)
+    ]
+    causes = "; ".join(f"{response.agent}: {response.failure}" for response in failed)
+    error = LayerFailedError(f"{subject} agents answered. {causes}")
     # The reply of an aggregator ends its own rounds, and is the final response as well.
-    every = {id(one): one for responses in rounds for one in responses}
-    error.responses = tuple(one for one in every.values() if one.failure != NOT_ASKED)
+    every = {id(response): response for responses in rounds for response in responses}
+    error.responses = tuple(
+        response for response in every.values() if response.failure != NOT_ASKED
+    )
     return error
 
 

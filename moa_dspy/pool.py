@@ -36,7 +36,7 @@ def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
 
     key = _key(agent)
     # Settings that are not given are not sent, and are not part of a call's key.
-    given = {"top_p": agent.top_p, "reasoning_effort": agent.reasoning_effort}
+    options = {"top_p": agent.top_p, "reasoning_effort": agent.reasoning_effort}
     return stored_lm(
         f"agent/{agent.name}",
         calls,
@@ -47,7 +47,7 @@ def make_lm(agent: Agent, calls: Calls) -> dspy.LM:
         extra_body=agent.extra_body,
         temperature=agent.temperature,
         max_tokens=agent.max_tokens,
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for name, value in options.items() if value is not None},
     )
 
 
@@ -80,7 +80,7 @@ def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> A
     )
 
 
-def _secrets(agent: Agent, given: tuple[str, ...]) -> tuple[str, ...]:
+def _secrets(agent: Agent, keys: tuple[str, ...]) -> tuple[str, ...]:
     """Return every key that a client of this agent might send; they must never be written.
 
     Vendors' clients find keys in the environment by themselves, so every variable that is named
@@ -90,7 +90,7 @@ def _secrets(agent: Agent, given: tuple[str, ...]) -> tuple[str, ...]:
         return ()
     headers = [value for name, value in agent.headers.items() if IS_CREDENTIAL.search(name)]
     named = [agent.api_key_env or "", *VARIABLE.findall(" ".join(headers))]
-    own = {*(os.environ.get(name, "") for name in named), *given} - {""}
+    own = {*(os.environ.get(name, "") for name in named), *keys} - {""}
     others = {v for n, v in os.environ.items() if _IS_KEY.search(n) and len(v) >= SHORTEST_KEY}
     # The longest first: one key may be a part of another.
     return tuple(sorted(own | others, key=len, reverse=True))
@@ -153,7 +153,7 @@ class GivenLM:
     reason: str | None = None
 
 
-def given(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float] | None) -> GivenLM:
+def adopt(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float] | None) -> GivenLM:
     """Adopt ``lm``, or return it with the reason why it cannot be adopted.
 
     Args:
@@ -194,31 +194,31 @@ def _adopted(plain: Agent, lm: Any, calls: Calls) -> GivenLM:
     """Return a copy of ``lm`` that uses ``calls``; both share history and callbacks."""
     from moa_dspy.calls.lm.lm import adopted, stored_lm
 
-    found = adopted(lm)
+    source = adopted(lm)
     timeout = lm.kwargs.get("timeout")
     agent = replace(
         plain,
-        api_base=found.endpoint,
-        client=found.client,
+        api_base=source.endpoint,
+        client=source.client,
         num_retries=lm.num_retries,
         timeout_seconds=timeout if isinstance(timeout, int | float) else plain.timeout_seconds,
     )
-    caller = caller_of(agent, calls, secrets=found.secrets)
-    if found.routing:
-        caller = replace(caller, identity=f"{caller.identity}+{found.routing}")
-    mine = stored_lm(
+    caller = caller_of(agent, calls, secrets=source.secrets)
+    if source.routing:
+        caller = replace(caller, identity=f"{caller.identity}+{source.routing}")
+    own_lm = stored_lm(
         lm.model,
         calls,
         caller,
-        found.engine,
+        source.engine,
         timeout_seconds=agent.timeout_seconds,
         hints=lm,
         model_type=lm.model_type,
         use_developer_role=lm.use_developer_role,
     )
-    mine.kwargs, mine.history = found.settings, lm.history
-    mine.callbacks = [*mine.callbacks, *lm.callbacks]
-    return GivenLM(agent, mine)
+    own_lm.kwargs, own_lm.history = source.settings, lm.history
+    own_lm.callbacks = [*own_lm.callbacks, *lm.callbacks]
+    return GivenLM(agent, own_lm)
 
 
 class Pool(Mapping[str, Agent]):
@@ -299,16 +299,16 @@ class Pool(Mapping[str, Agent]):
         named = lm_names(lms)
         kept, prices = calls or Calls(), usd_per_million_tokens or {}
         unkept = calls or Calls(NoStore(), ledger=kept.ledger)
-        found = {
-            n: given(n, lm, kept if getattr(lm, "cache", False) else unkept, usd=prices.get(n))
+        items = {
+            n: adopt(n, lm, kept if getattr(lm, "cache", False) else unkept, usd=prices.get(n))
             for n, lm in named.items()
         }
-        reasons = {name: it.reason for name, it in found.items() if it.reason is not None}
+        reasons = {name: it.reason for name, it in items.items() if it.reason is not None}
         if strict and reasons:
             name, reason = next(iter(reasons.items()))
             raise PoolError(f"Agent {name!r}: its calls cannot be stored: {reason}.")
-        made, agents = {n: it.lm for n, it in found.items()}, [it.agent for it in found.values()]
-        pool = cls(agents, calls=kept, lms=made)
+        stored, agents = {n: it.lm for n, it in items.items()}, [it.agent for it in items.values()]
+        pool = cls(agents, calls=kept, lms=stored)
         pool.not_adopted = reasons
         return pool
 
@@ -326,8 +326,8 @@ class Pool(Mapping[str, Agent]):
         try:
             return self._agents[name]
         except KeyError:
-            known = ", ".join(sorted(self._agents))
-            raise PoolError(f"Unknown agent {name!r}; the pool has {known}.") from None
+            choices = ", ".join(sorted(self._agents))
+            raise PoolError(f"Unknown agent {name!r}; the pool has {choices}.") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._agents
@@ -364,22 +364,22 @@ class Pool(Mapping[str, Agent]):
         Raises:
             PoolError: If no module in the program uses a pool, or this pool lacks an agent.
         """
-        found = [
+        modules = [
             module
             for _, module in program.named_sub_modules()
             if isinstance(getattr(module, "pool", None), Pool | DetachedPool)
         ]
-        if not found:
+        if not modules:
             raise PoolError(
                 f"`program` must hold a mixture, but {type(program).__name__} has none."
             )
-        needed = {name for module in found for name in getattr(module, "agents", ())}
+        needed = {name for module in modules for name in getattr(module, "agents", ())}
         if absent := sorted(needed - set(self)):
             raise PoolError(
                 f"The program needs agents that the pool lacks: {', '.join(absent)}; it has "
                 f"{', '.join(sorted(self))}."
             )
-        for module in found:
+        for module in modules:
             module.pool = self
         return program
 

@@ -185,8 +185,8 @@ class Answer:
     @property
     def seats(self) -> tuple[tuple[str, Response], ...]:
         """``responses``, each with its place, such as ``layer 1``."""
-        asked = [(f"layer {n}", r) for n, layer in enumerate(self.layers, start=1) for r in layer]
-        return (*asked, *(("last", reply) for reply in self.replies))
+        members = [(f"layer {n}", r) for n, layer in enumerate(self.layers, start=1) for r in layer]
+        return (*members, *(("last", reply) for reply in self.replies))
 
     @property
     def seconds(self) -> float:
@@ -229,7 +229,7 @@ class Answer:
             "cut by a content filter": ends.count("content_filter"),
             "ranker without a readable choice": int(self.is_undecided),
         }
-        parts += [f"{n} {what}" for what, n in counts.items() if n]
+        parts += [f"{n} {label}" for label, n in counts.items() if n]
         parts += [f"weight of {agent} {weight:g}" for agent, weight in self.weights.items()]
         return ", ".join(parts)
 
@@ -246,11 +246,11 @@ def _cost(calls: int, seconds: float, usd: float | None) -> str:
 
 def _line(response: Response) -> str:
     tokens = response.prompt_tokens + response.completion_tokens
-    said = " ".join(response.text.split()) if response.has_answer else _reason(response)
+    text = " ".join(response.text.split()) if response.has_answer else _reason(response)
     cut = f", {len(response.cuts)} references cut" if response.cuts else ""
     if response.has_answer and response.finish_reason in ("length", "content_filter"):
         cut += f", ended by {response.finish_reason}"
-    shown = said if len(said) <= _SHOWN else f"{said[: _SHOWN - 3]}..."
+    shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
     return f"{response.agent} ({tokens} tokens, {response.seconds:.2f} s{cut}): {shown}"
 
 

@@ -164,7 +164,9 @@ def moa(
         ArchitectureError: If there is a pool and no ``aggregator``.
         PoolError: If the pool lacks an agent.
     """
-    return _layered(signature, 2, pool, proposers, aggregator or _or("qwen1.5-110b", pool), options)
+    return _layered(
+        signature, 2, pool, proposers, aggregator or _preset_agent("qwen1.5-110b", pool), options
+    )
 
 
 def moa_lite(
@@ -179,7 +181,9 @@ def moa_lite(
 
     Arguments and errors are those of ``moa``; the paper's aggregator is Qwen1.5-72B-Chat.
     """
-    return _layered(signature, 1, pool, proposers, aggregator or _or("qwen1.5-72b", pool), options)
+    return _layered(
+        signature, 1, pool, proposers, aggregator or _preset_agent("qwen1.5-72b", pool), options
+    )
 
 
 def self_moa(
@@ -226,7 +230,7 @@ def self_moa_seq(
     """
     sampled, last = _sampled(pool, agent, aggregator)
     options = {"adapter": PlainChat(layout="paper"), **options}
-    return SelfMoASeq(signature, sampled, pool=_or_paper(pool), aggregator=last, **options)
+    return SelfMoASeq(signature, sampled, pool=_pool_or_paper(pool), aggregator=last, **options)
 
 
 def _layered(
@@ -239,7 +243,7 @@ def _layered(
 ) -> MixtureOfAgents:
     if aggregator is None:
         raise ArchitectureError("`aggregator` must be given with a pool of your own.")
-    layer = tuple(proposers or _or_paper(pool))
+    layer = tuple(proposers or _pool_or_paper(pool))
     return _mixture(signature, Architecture((layer,) * depth, aggregator), pool, options)
 
 
@@ -247,7 +251,7 @@ def _mixture(
     signature: Any, architecture: Architecture, pool: Pool | None, options: dict[str, Any]
 ) -> MixtureOfAgents:
     options = {"adapter": PlainChat(layout="paper"), **options}
-    return MixtureOfAgents(signature, architecture, pool=_or_paper(pool), **options)
+    return MixtureOfAgents(signature, architecture, pool=_pool_or_paper(pool), **options)
 
 
 def _sampled(pool: Pool | None, agent: str | None, aggregator: str | None) -> tuple[str, str]:
@@ -258,11 +262,11 @@ def _sampled(pool: Pool | None, agent: str | None, aggregator: str | None) -> tu
     return agent, aggregator or agent
 
 
-def _or(name: str, pool: Pool | None) -> str | None:
+def _preset_agent(name: str, pool: Pool | None) -> str | None:
     return name if pool is None else None
 
 
-def _or_paper(pool: Pool | None) -> Pool:
+def _pool_or_paper(pool: Pool | None) -> Pool:
     return Pool(PAPER_AGENTS) if pool is None else pool
 
 
@@ -277,8 +281,8 @@ def with_history(signature: Any) -> Any:
         ArchitectureError: If it has more inputs or outputs than these.
     """
     fields = signature.input_fields
-    asked = [name for name, field in fields.items() if not is_history(field)]
-    if len(asked) != 1 or len(signature.output_fields) != 1:
+    names = [name for name, field in fields.items() if not is_history(field)]
+    if len(names) != 1 or len(signature.output_fields) != 1:
         raise ArchitectureError(
             "A conversation needs a signature with one input and one output, such as 'question "
             f"-> answer', but this one has the inputs {', '.join(fields) or 'none'} and the "
@@ -322,10 +326,10 @@ class TurnByTurn(dspy.Module):
 
     def inputs_of(self, turns: Sequence[str]) -> list[dict[str, Any]]:
         """Return the mixture's inputs for each turn, without any answer."""
-        asked = [{self.question_input: turn} for turn in turns]
+        messages = [{self.question_input: turn} for turn in turns]
         return [
-            {self.history_input: dspy.History(messages=asked[:n]), **one}
-            for n, one in enumerate(asked)
+            {self.history_input: dspy.History(messages=messages[:n]), **message}
+            for n, message in enumerate(messages)
         ]
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
@@ -336,16 +340,16 @@ class TurnByTurn(dspy.Module):
             LayerFailedError: If too few models answered a turn.
         """
         earlier: list[dict[str, Any]] = []
-        for turn in self._asked(inputs):
+        for turn in self._turns_of(inputs):
             history = dspy.History(messages=list(earlier))
-            given = {self.history_input: history, self.question_input: turn}
-            answer = self.mixture(**given)[self.output_field]
+            turn_inputs = {self.history_input: history, self.question_input: turn}
+            answer = self.mixture(**turn_inputs)[self.output_field]
             earlier.append({self.question_input: turn, self.output_field: answer})
         return dspy.Prediction(**{self.output_field: [turn[self.output_field] for turn in earlier]})
 
-    def _asked(self, inputs: dict[str, Any]) -> Sequence[str]:
-        found = inputs.get(self.turns)
-        is_list = isinstance(found, list | tuple) and len(found) > 0
-        if not is_list or not all(isinstance(turn, str) for turn in found or ()):
-            raise DataError(f"`{self.turns}` must be a list of texts, but got {found!r:.100}.")
-        return tuple(found or ())
+    def _turns_of(self, inputs: dict[str, Any]) -> Sequence[str]:
+        turns = inputs.get(self.turns)
+        is_list = isinstance(turns, list | tuple) and len(turns) > 0
+        if not is_list or not all(isinstance(turn, str) for turn in turns or ()):
+            raise DataError(f"`{self.turns}` must be a list of texts, but got {turns!r:.100}.")
+        return tuple(turns or ())

@@ -131,9 +131,9 @@ def read_content(path: Path) -> ProgramContent:
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise ArchitectureError(f"{path} is not a saved program: it has no `format` number.")
     if value["format"] not in READABLE:
-        known = " and ".join(map(str, READABLE))
+        formats = " and ".join(map(str, READABLE))
         raise ArchitectureError(
-            f"{path} has format {value['format']}, but this version of moa-dspy reads {known}; "
+            f"{path} has format {value['format']}, but this version of moa-dspy reads {formats}; "
             f"it was written by moa-dspy {value.get('moa_dspy') or '(unknown version)'}."
         )
     _check_entries(AgentText, value.get("agents"), where=f"{path}.agents")
@@ -159,9 +159,9 @@ def module_name(program: Any) -> str:
         if kinds == {module}:
             return name
     shown = ", ".join(sorted(kind.__name__ for kind in kinds))
-    known = ", ".join(sorted(SEAT_MODULES))
+    choices = ", ".join(sorted(SEAT_MODULES))
     raise ArchitectureError(
-        f"A mixture of the module {shown} cannot be saved; modules that can be saved are {known}."
+        f"A mixture of the module {shown} cannot be saved; modules that can be saved are {choices}."
     )
 
 
@@ -252,11 +252,11 @@ def check_fields(text: SignatureText, signature: Any, *, where: str) -> None:
     Raises:
         ArchitectureError: If they differ; the message names both lists of fields.
     """
-    wanted = (list(text.inputs), list(text.outputs))
-    given = (list(signature.input_fields), list(signature.output_fields))
-    if wanted != given:
+    saved = (list(text.inputs), list(text.outputs))
+    current = (list(signature.input_fields), list(signature.output_fields))
+    if saved != current:
         shown = [
-            f"{', '.join(inputs)} -> {', '.join(outputs)}" for inputs, outputs in (given, wanted)
+            f"{', '.join(inputs)} -> {', '.join(outputs)}" for inputs, outputs in (current, saved)
         ]
         raise ArchitectureError(
             f"`signature` is {shown[0]}, but {where} was saved with {shown[1]}."
@@ -269,7 +269,7 @@ def _type_text(field: Any) -> str | list[str]:
         return f"{kind} with a constraint or a default"
     if get_origin(kind) is Literal and all(isinstance(value, str) for value in get_args(kind)):
         return list(get_args(kind))
-    return next((name for name, known in TYPES.items() if known == kind), str(kind))
+    return next((name for name, type_ in TYPES.items() if type_ == kind), str(kind))
 
 
 def _type(name: str, kind: str | list[str], where: str) -> Any:
@@ -340,9 +340,9 @@ def restore_program(program: Any, path: Path) -> None:
     """
     content = read_content(path)
     check_fields(content.signature, program.signature, where=str(path))
-    made = program.with_architecture(_architecture(content, program.pool, path))
-    restore(made, content.state, where=str(path))
-    program.replace_seats(made)
+    mixture = program.with_architecture(_architecture(content, program.pool, path))
+    restore(mixture, content.state, where=str(path))
+    program.replace_seats(mixture)
 
 
 def _architecture(content: ProgramContent, pool: Mapping[str, Agent], path: Path) -> Architecture:
@@ -355,9 +355,9 @@ def _architecture(content: ProgramContent, pool: Mapping[str, Agent], path: Path
     return architecture
 
 
-def _named(table: Mapping[str, _T], name: str, what: str) -> _T:
+def _named(table: Mapping[str, _T], name: str, label: str) -> _T:
     if name not in table:
-        raise ArchitectureError(f"{what} {name!r}; known ones are {', '.join(sorted(table))}.")
+        raise ArchitectureError(f"{label} {name!r}; known ones are {', '.join(sorted(table))}.")
     return table[name]
 
 
@@ -418,13 +418,13 @@ def _adapter_name(adapter: Any) -> str | None:
     if adapter is None:
         return None
     for name, make in ADAPTERS.items():
-        made = make()
-        if type(adapter) is type(made) and _settings(adapter) == _settings(made):
+        default = make()
+        if type(adapter) is type(default) and _settings(adapter) == _settings(default):
             return name
-    known = ", ".join(sorted(ADAPTERS))
+    choices = ", ".join(sorted(ADAPTERS))
     raise ArchitectureError(
         f"The adapter {type(adapter).__name__} cannot be saved with its settings; adapters that "
-        f"can be saved, with their default settings, are {known}."
+        f"can be saved, with their default settings, are {choices}."
     )
 
 

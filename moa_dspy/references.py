@@ -210,8 +210,8 @@ class _Shares:
 
     def largest(self) -> dict[int, str]:
         """Return the texts cut to the greatest common length within all limits."""
-        given = (self.limits.per_reference, self.limits.total)
-        fewest = min(n for n in (FEWEST_TOKENS, *given) if n is not None)
+        limits = (self.limits.per_reference, self.limits.total)
+        fewest = min(n for n in (FEWEST_TOKENS, *limits) if n is not None)
         members = list(range(len(self.texts)))
         whole = min(max(self.tokens), self.limits.per_reference or max(self.tokens))
         read = self._read(members, whole)
@@ -314,7 +314,7 @@ def counted_rows(rows: Sequence[Any]) -> Sequence[Any]:
 
 def tokens_beyond_val(rows: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Return for each split by how many tokens its inputs are longer than those of val."""
-    means = {name: _mean_tokens(found) for name, found in rows.items() if found}
+    means = {name: _mean_tokens(split_rows) for name, split_rows in rows.items() if split_rows}
     usual = means["val"]
     return {name: TOKENS_PER_COUNTED["likely"] * (mean - usual) for name, mean in means.items()}
 

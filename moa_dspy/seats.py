@@ -29,7 +29,7 @@ from moa_dspy.calls.reply import is_refusal
 from moa_dspy.calls.request import out_of_files
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.calls.timeout import THREADS, finished
-from moa_dspy.errors import ArchitectureError, ours
+from moa_dspy.errors import ArchitectureError, moa_error_of
 from moa_dspy.prediction import Question, Response, counted_in_time, render
 from moa_dspy.telemetry import agent_span, note_reply
 from moa_dspy.waves import (
@@ -71,12 +71,12 @@ class Seats:
         cancelled = threading.Event()
         try:
             with interruptible():
-                return _collected(self._asked_by_threads(questions, cancelled))
+                return _collected(self._ask_by_threads(questions, cancelled))
         except BaseException:
             cancelled.set()
             raise
 
-    def _asked_by_threads(
+    def _ask_by_threads(
         self, questions: Sequence[Question], cancelled: threading.Event
     ) -> list[SeatAnswer]:
         late, status = _deadline(questions), _status_of(questions)
@@ -93,26 +93,26 @@ class Seats:
         done = status.watched(running, late) if status else wait(running, late).done
         if len(done) < len(running):
             cancelled.set()
-        asked = zip(questions, running, strict=True)
-        return [f.result() if f in done else _late(q) for q, f in asked]
+        pairs = zip(questions, running, strict=True)
+        return [f.result() if f in done else _late(q) for q, f in pairs]
 
     def _ask_members(self, members: MemberQuestions) -> list[Response]:
         """Ask in real time, then decide by recorded seconds, so that results repeat."""
         cancelled = threading.Event()
         try:
             with interruptible():
-                found = self._members_by_threads(members, cancelled)
+                answers = self._members_by_threads(members, cancelled)
         finally:
             cancelled.set()  # Calls under way are not waited for, and queued ones not sent.
 
         def fetch(places: list[int]) -> list[Response]:
-            if missing := [place for place in places if place not in found]:
-                more = self._asked_by_threads([members[p] for p in missing], threading.Event())
-                found.update(zip(missing, more, strict=True))
-            return [found[place][0] for place in places]
+            if missing := [place for place in places if place not in answers]:
+                more = self._ask_by_threads([members[p] for p in missing], threading.Event())
+                answers.update(zip(missing, more, strict=True))
+            return [answers[place][0] for place in places]
 
         responses = replayed(members, fetch)
-        _collected([found[place] for place in sorted(found)])
+        _collected([answers[place] for place in sorted(answers)])
         return responses
 
     def _members_by_threads(
@@ -120,7 +120,7 @@ class Seats:
     ) -> dict[int, SeatAnswer]:
         progress, status = MemberProgress(members), _status_of(members)
         running: dict[Future[SeatAnswer], int] = {}
-        found: dict[int, SeatAnswer] = {}
+        answers: dict[int, SeatAnswer] = {}
         while not progress.is_over:
             for place, question in progress.due():
                 task = partial(copy_context().run, partial(self._ask, question, cancelled))
@@ -128,11 +128,13 @@ class Seats:
             done, _ = wait(running, progress.wait_seconds, FIRST_COMPLETED)
             for future in done:
                 place = running.pop(future)
-                found[place] = future.result()
-                progress.responses[place] = found[place][0]
+                answers[place] = future.result()
+                progress.responses[place] = answers[place][0]
                 if status is not None:
-                    status.answered(found[place][0])
-        return found | {place: (one, [], ()) for place, one in progress.unanswered().items()}
+                    status.answered(answers[place][0])
+        return answers | {
+            place: (response, [], ()) for place, response in progress.unanswered().items()
+        }
 
     def _ask(self, question: Question, cancelled: threading.Event | None = None) -> SeatAnswer:
         with self._seat(question, cancelled) as seat:
@@ -158,45 +160,47 @@ class Seats:
                 task.cancel()
             # Cancelled tasks are awaited too, as they still have to record their spending.
             await asyncio.gather(*tasks, return_exceptions=True)
-        asked = zip(questions, tasks, strict=True)
-        return _collected([_late(q) if t in late else t.result() for q, t in asked])
+        pairs = zip(questions, tasks, strict=True)
+        return _collected([_late(q) if t in late else t.result() for q, t in pairs])
 
     async def _aask_members(self, members: MemberQuestions) -> list[Response]:
-        found = await self._members_by_tasks(members)
+        answers = await self._members_by_tasks(members)
         steps = members.replay()
         try:
             places = next(steps)
             while True:
-                if missing := [place for place in places if place not in found]:
+                if missing := [place for place in places if place not in answers]:
                     more = await asyncio.gather(*(self._aask(members[p]) for p in missing))
-                    found.update(zip(missing, more, strict=True))
-                places = steps.send([found[place][0] for place in places])
+                    answers.update(zip(missing, more, strict=True))
+                places = steps.send([answers[place][0] for place in places])
         except StopIteration as stop:
-            _collected([found[place] for place in sorted(found)])
+            _collected([answers[place] for place in sorted(answers)])
             responses: list[Response] = stop.value
             return responses
 
     async def _members_by_tasks(self, members: MemberQuestions) -> dict[int, SeatAnswer]:
         progress, status = MemberProgress(members), _status_of(members)
         tasks: dict[asyncio.Task[SeatAnswer], int] = {}
-        found: dict[int, SeatAnswer] = {}
+        answers: dict[int, SeatAnswer] = {}
         try:
             while not progress.is_over:
                 for place, question in progress.due():
                     tasks[asyncio.create_task(self._aask(question, status))] = place
-                running = [task for task, place in tasks.items() if place not in found]
+                running = [task for task, place in tasks.items() if place not in answers]
                 done, _ = await asyncio.wait(
                     running, timeout=progress.wait_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
-                    found[tasks[task]] = task.result()
+                    answers[tasks[task]] = task.result()
                     progress.responses[tasks[task]] = task.result()[0]
         finally:
             for task in tasks:
                 task.cancel()
             # Cancelled tasks are awaited too, as they still have to record their spending.
             await asyncio.gather(*tasks, return_exceptions=True)
-        return found | {place: (one, [], ()) for place, one in progress.unanswered().items()}
+        return answers | {
+            place: (response, [], ()) for place, response in progress.unanswered().items()
+        }
 
     async def _aask(self, question: Question, status: StatusMessages | None = None) -> SeatAnswer:
         cancelled = threading.Event()
@@ -207,12 +211,12 @@ class Seats:
                 cancelled.set()
                 raise
             except Exception as error:
-                asked = seat.failed(error)
+                answer = seat.failed(error)
             else:
-                asked = seat.answered(prediction)
+                answer = seat.answered(prediction)
         if status is not None:
-            await status.aanswered(asked[0])
-        return asked
+            await status.aanswered(answer[0])
+        return answer
 
     @contextmanager
     def _seat(self, question: Question, cancelled: threading.Event | None = None) -> Iterator[Seat]:
@@ -278,17 +282,17 @@ def _deadline(questions: Sequence[Question]) -> float | None:
     return None if None in deadlines else max(filter(None, deadlines))
 
 
-def _collected(asked: Sequence[SeatAnswer]) -> list[Response]:
+def _collected(answers: Sequence[SeatAnswer]) -> list[Response]:
     """Return the responses; add traces and calls to the caller's, in the order of the seats."""
     whole, log = dspy.settings.trace, current_scope().log
-    for _, trace, calls in asked:
+    for _, trace, calls in answers:
         # For a mixture inside a seat, the calls of its own seats are calls of that seat.
         log.extend(calls)
         if whole is not None:
             whole.extend(trace)
     if whole is not None:
         del whole[: max(0, len(whole) - dspy.settings.max_trace_size)]
-    return [response for response, _, _ in asked]
+    return [response for response, _, _ in answers]
 
 
 async def acall(module: Any, inputs: Mapping[str, Any]) -> Any:
@@ -346,27 +350,27 @@ class Seat:
         text = render(values)
         reasons = [facts.no_answer for facts in self.scope.log if facts.no_answer]
         if not text.strip() and not (self.keeps_empty and not any(map(is_refusal, reasons))):
-            return self._asked(failure=[_EMPTY, *reasons][-1])
-        return self._asked(values=values, text=text)
+            return self._seat_answer(failure=[_EMPTY, *reasons][-1])
+        return self._seat_answer(values=values, text=text)
 
     def failed(self, error: Exception) -> SeatAnswer:
         """Return the response with the reason of a model's failure; raise any other error."""
-        if cause := ours(error) or out_of_files(error):
+        if cause := moa_error_of(error) or out_of_files(error):
             # Not the model's failure.
             raise cause
         reasons = [facts.no_answer for facts in self.scope.log]
         if reasons and all(reasons):
             # The adapter found no field because the reply had no answer.
-            return self._asked(failure=reasons[-1])
-        return self._asked(failure=reply_problem(error))
+            return self._seat_answer(failure=reasons[-1])
+        return self._seat_answer(failure=reply_problem(error))
 
-    def _asked(self, **rest: Any) -> SeatAnswer:
+    def _seat_answer(self, **rest: Any) -> SeatAnswer:
         log = self.scope.log
-        asked = self.question
-        rest |= {"cuts": asked.cuts, "is_priced": self.is_priced}
-        response = Response.of_calls(asked.agent, asked.sample, log, **rest)
+        question = self.question
+        rest |= {"cuts": question.cuts, "is_priced": self.is_priced}
+        response = Response.of_calls(question.agent, question.sample, log, **rest)
         reused = sum(facts.is_reused for facts in log)
-        note_reply(self.question, response, made=len(log) - reused, stored=reused)
+        note_reply(self.question, response, n_made=len(log) - reused, n_stored=reused)
         trace = renamed(self.trace, self.module, self.question.module)
         return counted_in_time(response, self.question.deadline_seconds), trace, log
 
@@ -402,7 +406,10 @@ def renamed(trace: Trace, made_by: Any, stands_for: Any) -> Trace:
     if made_by is stands_for:
         return trace
     originals = {id(c): o for c, o in zip(_leaves(made_by), _leaves(stands_for), strict=True)}
-    return [(originals.get(id(who), who), inputs, output) for who, inputs, output in trace]
+    return [
+        (originals.get(id(predictor), predictor), inputs, output)
+        for predictor, inputs, output in trace
+    ]
 
 
 def _leaves(module: Any) -> list[Any]:

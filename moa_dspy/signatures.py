@@ -140,8 +140,8 @@ def _about_references(
     }
     fields[REFERENCES] = (list[str], _numbered())
     fields[output] = (str, dspy.OutputField(desc=desc))
-    made: type[dspy.Signature] = dspy.make_signature(fields, task)
-    return made
+    aggregation: type[dspy.Signature] = dspy.make_signature(fields, task)
+    return aggregation
 
 
 _KEPT_INPUTS: Final = (
@@ -164,14 +164,14 @@ def usable_signature(signature: Any) -> Any:
         inputs, _, outputs = signature.partition("->")
         _refuse_kept_names(_FIELD_NAMES.findall(inputs), _FIELD_NAMES.findall(outputs))
     try:
-        made: Any = dspy.ensure_signature(signature)
+        checked: Any = dspy.ensure_signature(signature)
     except Exception as error:  # DSPy raises errors of many types on odd texts
         _refuse_names_of_signatures(_FIELD_NAMES.findall(str(signature).replace("->", ",")))
         raise ArchitectureError(
             f"`signature` must read like 'question, context -> answer', but got {signature!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not hasattr(made, "input_fields"):
+    if not hasattr(checked, "input_fields"):
         is_plain = signature is None or isinstance(signature, int | float)
         shown = repr(signature) if is_plain else f"a {type(signature).__name__}"
         raise ArchitectureError(
@@ -179,10 +179,10 @@ def usable_signature(signature: Any) -> Any:
             f"got {shown}."
         )
     for name in (REFERENCES, FACTS):
-        if name in made.fields:
+        if name in checked.fields:
             raise ArchitectureError(f"The signature's own field {name!r} must be renamed.")
-    _refuse_kept_names(made.input_fields, made.output_fields)
-    return made
+    _refuse_kept_names(checked.input_fields, checked.output_fields)
+    return checked
 
 
 _FIELD_NAMES: Final = re.compile(r"(?:^|,)\s*([^\W\d]\w*)\s*(?=[:,]|$)")

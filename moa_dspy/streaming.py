@@ -58,10 +58,10 @@ class AnswerListener(StreamListener):
         writer = mixture.writer
         # An answer that no predictor writes is sent by the mixture itself, which DSPy accepts as
         # well.
-        heard = mixture if writer is None else writer.predictors()[-1]
-        super().__init__(field or outputs[-1], predict=heard, predict_name="aggregator")
+        predictor = mixture if writer is None else writer.predictors()[-1]
+        super().__init__(field or outputs[-1], predict=predictor, predict_name="aggregator")
         self._adapter = mixture.adapter
-        self._said = self._shown = self._half = ""
+        self._answer_text = self._sent_text = self._half = ""
         # LMs that were not adopted send thoughts inside the text; names of fields open no thought.
         self._splitter = ReplySplitter("".join(f"<{name}>{{{name}}}" for name in outputs))
 
@@ -71,7 +71,7 @@ class AnswerListener(StreamListener):
         return self._adapter or dspy.settings.adapter or dspy.ChatAdapter()
 
     @property
-    def _heard_by_dspy(self) -> Any:
+    def _dspy_adapter(self) -> Any:
         """The adapter as DSPy's listener needs it, of no subclass; None for plain chat."""
         kinds: tuple[Any, ...] = (dspy.JSONAdapter, dspy.XMLAdapter)
         return next((kind() for kind in kinds if isinstance(self.adapter, kind)), None)
@@ -86,11 +86,11 @@ class AnswerListener(StreamListener):
         """Return the part of ``chunk`` that belongs to the field, or None."""
         text, self._half = without_half(self._half + (chunk.choices[0].delta.content or ""))
         _, answer = self._splitter.feed(text)
-        if (heard := self._heard_by_dspy) is not None:
-            with dspy.context(adapter=heard):
-                found: StreamResponse | None = super().receive(_with_text(chunk, answer))
-            return found
-        self._said += answer
+        if (adapter := self._dspy_adapter) is not None:
+            with dspy.context(adapter=adapter):
+                response: StreamResponse | None = super().receive(_with_text(chunk, answer))
+            return response
+        self._answer_text += answer
         return self._more(self._visible(is_whole=False))
 
     def finalize(self) -> StreamResponse | None:
@@ -98,18 +98,18 @@ class AnswerListener(StreamListener):
         if isinstance(self.predict, PlannedModule):
             return None
         _, rest = self._splitter.feed(self._half)
-        self._said += rest + self._splitter.flush()[1]
+        self._answer_text += rest + self._splitter.flush()[1]
         self._half = ""
-        if self._said:
+        if self._answer_text:
             more = self._more(self._visible(is_whole=True))
             return self._response(more.chunk if more else "", is_last=True)
-        with dspy.context(adapter=self._heard_by_dspy or dspy.ChatAdapter()):
-            found: StreamResponse | None = super().finalize()
-        return found
+        with dspy.context(adapter=self._dspy_adapter or dspy.ChatAdapter()):
+            response: StreamResponse | None = super().finalize()
+        return response
 
     def _visible(self, *, is_whole: bool) -> str:
         """Return the value received so far, without blanks that may be at its end."""
-        text = self._said
+        text = self._answer_text
         if isinstance(self.adapter, PlainChat):
             return self._without_end(text, is_whole=is_whole)
         start = re.search(rf"^\s*\[\[ ## {self.signature_field_name} ## \]\]", text, re.MULTILINE)
@@ -128,10 +128,10 @@ class AnswerListener(StreamListener):
         return shown if is_whole else _PART_OF_TOKEN.sub("", shown).strip()
 
     def _more(self, visible: str) -> StreamResponse | None:
-        new = visible[len(self._shown) :]
+        new = visible[len(self._sent_text) :]
         if not new:
             return None
-        self._shown, self.stream_start = visible, True
+        self._sent_text, self.stream_start = visible, True
         return self._response(new)
 
     def _response(self, text: str, *, is_last: bool = False) -> StreamResponse:

@@ -64,10 +64,14 @@ def mixture_span(mixture: Any, **attributes: Any) -> AbstractContextManager[Any]
     if (tracer := _tracer()) is None:
         return _OFF
     architecture = getattr(mixture, "architecture", None)
-    found = {f"{_NAME}.architecture": str(architecture)} if architecture is not None else {}
-    found |= {f"{_NAME}.{name}": value for name, value in attributes.items() if value is not None}
+    span_attributes = (
+        {f"{_NAME}.architecture": str(architecture)} if architecture is not None else {}
+    )
+    span_attributes |= {
+        f"{_NAME}.{name}": value for name, value in attributes.items() if value is not None
+    }
     span: AbstractContextManager[Any] = tracer.start_as_current_span(
-        type(mixture).__name__, attributes=found
+        type(mixture).__name__, attributes=span_attributes
     )
     return span
 
@@ -125,14 +129,14 @@ def place_of_node(node: str) -> tuple[str, int | None]:
     return role, deepest
 
 
-def note_reply(seat: Question, reply: Response, *, made: int, stored: int) -> None:
+def note_reply(seat: Question, reply: Response, *, n_made: int, n_stored: int) -> None:
     """Record the cost of an agent's reply on the span of its question, if there is one.
 
     Args:
         seat: The question.
         reply: The response.
-        made: Number of requests sent for it.
-        stored: Number of requests answered by a store or recording.
+        n_made: Number of requests sent for it.
+        n_stored: Number of requests answered by a store or recording.
     """
     tracer, mlflow = _tracer(), _mlflow()
     if tracer is None and mlflow is None:
@@ -140,8 +144,8 @@ def note_reply(seat: Question, reply: Response, *, made: int, stored: int) -> No
     facts: dict[str, Any] = {
         "gen_ai.usage.input_tokens": reply.prompt_tokens,
         "gen_ai.usage.output_tokens": reply.completion_tokens,
-        f"{_NAME}.requests.made": made,
-        f"{_NAME}.requests.stored": stored,
+        f"{_NAME}.requests.made": n_made,
+        f"{_NAME}.requests.stored": n_stored,
     }
     if reply.usd is not None:
         facts[f"{_NAME}.usd"] = reply.usd
@@ -213,9 +217,11 @@ class MlflowStudy:
         self._has_failed = False
         try:
             self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
-            found = self._client.get_experiment_by_name(experiment)
+            existing = self._client.get_experiment_by_name(experiment)
             self._experiment = (
-                self._client.create_experiment(experiment) if found is None else found.experiment_id
+                self._client.create_experiment(experiment)
+                if existing is None
+                else existing.experiment_id
             )
             self._run = self._new_run(name)
         except Exception as error:
@@ -262,25 +268,29 @@ class MlflowStudy:
         ended = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}.get(state, "FAILED")
         self._client.set_terminated(run, status=ended)
 
-    def _write_result(self, found: Mapping[str, Any], files: Sequence[Path]) -> None:
+    def _write_result(self, result: Mapping[str, Any], files: Sequence[Path]) -> None:
         metrics: dict[str, float] = {
-            "calls_made": found["calls"]["made"],
-            "calls_reused": found["calls"]["reused"],
-            "seconds_taken": found["seconds"],
-            "n_trials": len(found["trials"]),
+            "calls_made": result["calls"]["made"],
+            "calls_reused": result["calls"]["reused"],
+            "seconds_taken": result["seconds"],
+            "n_trials": len(result["trials"]),
         }
-        if found["usd"] is not None:
-            metrics["usd_paid"] = found["usd"]
+        if result["usd"] is not None:
+            metrics["usd_paid"] = result["usd"]
         for split in ("val", "test"):
-            for name, row in found[split].items():
+            for name, row in result[split].items():
                 if row["score"] is not None:
                     metrics[f"{split}_{name}"] = row["score"]
-        for name, gap in found["differences"].items():
+        for name, gap in result["differences"].items():
             metrics[f"test_pick_minus_{name}"] = gap["estimate"]
-        verdict = found["verdict"]
+        verdict = result["verdict"]
         tags = {"verdict": verdict["text"], "verdict.kind": verdict["kind"]}
-        params = {"pick": found["pick"], "recommended": found["recommended"], "seed": found["seed"]}
-        versions = {f"version.{name}": text for name, text in found["versions"].items()}
+        params = {
+            "pick": result["pick"],
+            "recommended": result["recommended"],
+            "seed": result["seed"],
+        }
+        versions = {f"version.{name}": text for name, text in result["versions"].items()}
         self._batch(self._run, metrics=metrics, params={**params, **versions}, tags=tags)
         for file in files:
             if file.is_file():

@@ -235,25 +235,25 @@ class _Replay:
         )
         return with_thought(response)[0]
 
-    def _find(self, asked: str) -> str:
+    def _find(self, question: str) -> str:
         example = current_scope().example
-        known = example in self.recorded.questions
-        name = example if known else self.ids.get(asked)
+        is_example = example in self.recorded.questions
+        name = example if is_example else self.ids.get(question)
         if name is None:
             where = "" if example is None else f"for example {example!r}, nor "
             raise UnknownCallError(
                 f"No response of agent {self.agent!r} is recorded {where}for a question that "
-                f"reads {asked[:60]!r}."
+                f"reads {question[:60]!r}."
             )
-        if asked != self.recorded.questions[name].strip():
+        if question != self.recorded.questions[name].strip():
             raise UnknownCallError(
                 f"Agent {self.agent!r} is asked something other than the recorded question of "
                 f"example {name!r}. A recorded agent answers only that question, in plain chat: "
                 "it can vote, but it cannot read other responses; `with_questions` gives rows "
                 "their own wording."
             )
-        given = self.recorded.responses[self.agent]
-        if name not in given:
+        responses = self.recorded.responses[self.agent]
+        if name not in responses:
             raise UnknownCallError(
                 f"No response of agent {self.agent!r} is recorded for example {name!r}."
             )

@@ -143,8 +143,8 @@ def _per_million(usd: object) -> float | None:
 
 @cache
 def _price_list() -> Mapping[str, Mapping[str, Any]]:
-    found = find_spec("litellm")
-    path = Path(found.origin).parent / _PRICE_LIST if found and found.origin else None
+    spec = find_spec("litellm")
+    path = Path(spec.origin).parent / _PRICE_LIST if spec and spec.origin else None
     if path is None or not path.is_file():
         return {}
     listed: dict[str, Mapping[str, Any]] = json.loads(path.read_text("utf-8"))
@@ -179,7 +179,7 @@ def regular_ending(data: dict[str, Any], *, is_for_litellm: bool) -> dict[str, A
         usage = data.get("usageMetadata")
         return {
             **{name: value for name, value in data.items() if name != "promptFeedback"},
-            "candidates": [_regular_candidate(one, word) for one in candidates],
+            "candidates": [_regular_candidate(candidate, word) for candidate in candidates],
             # LiteLLM adds thoughts itself, and raises without counts.
             "usageMetadata": (usage or {}) if is_for_litellm else _with_thoughts(usage),
         }
@@ -197,8 +197,8 @@ def _regular_candidate(candidate: Any, filtered: str) -> Any:
         return candidate
     content = candidate.get("content")
     parts = content.get("parts") if isinstance(content, Mapping) else None
-    said = {"role": "model", "parts": parts or [{"text": ""}]}
-    return {**candidate, "content": said, "finishReason": filtered}
+    message = {"role": "model", "parts": parts or [{"text": ""}]}
+    return {**candidate, "content": message, "finishReason": filtered}
 
 
 def _with_thoughts(usage: Any) -> Any:
@@ -256,12 +256,14 @@ def server_words(body: str) -> dict[str, Any]:
     inner = data.get("error") if isinstance(data, Mapping) else None
     source = inner if isinstance(inner, Mapping) else data
     if not isinstance(source, Mapping):
-        return {"message": _one_line(_said(source))}
+        return {"message": _one_line(_message_in(source))}
     named = {name: source[name] for name in ("code", "type", "param") if source.get(name)}
     if isinstance(named.get("code"), int):
         del named["code"]  # repeats the status
-    said = ": ".join(filter(None, (_said(source) or _said(data), _behind(source))))
-    return {**named, "message": _one_line(said)}
+    message = ": ".join(
+        filter(None, (_message_in(source) or _message_in(data), _gateway_message(source)))
+    )
+    return {**named, "message": _one_line(message)}
 
 
 def shown_body(body: str) -> str:
@@ -269,7 +271,7 @@ def shown_body(body: str) -> str:
     return "" if body.strip() in ("", "null", "{}", "[]", '""') else _one_line(body)
 
 
-def _behind(error: Mapping[str, Any]) -> str:
+def _gateway_message(error: Mapping[str, Any]) -> str:
     """Return the message of the server behind a gateway, in the form of OpenRouter."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
@@ -297,15 +299,15 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:_LONGEST_WORDS]
 
 
-def _said(value: Any) -> str:
+def _message_in(value: Any) -> str:
     """Return the message in a value; an error of a field is preceded by its name."""
     if isinstance(value, list | tuple):
-        return "; ".join(filter(None, map(_said, value)))
+        return "; ".join(filter(None, map(_message_in, value)))
     if not isinstance(value, Mapping):
         return "" if value is None else str(value)
-    found = next((words for name in _WORDS if (words := _said(value.get(name)))), "")
+    message = next((words for name in _WORDS if (words := _message_in(value.get(name)))), "")
     place = value.get("loc")
-    return f"{'.'.join(map(str, place))}: {found}" if isinstance(place, list) else found
+    return f"{'.'.join(map(str, place))}: {message}" if isinstance(place, list) else message
 
 
 SERVERS: Final = {

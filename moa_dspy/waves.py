@@ -63,76 +63,76 @@ class Waves:
     quorum: int = 1
     lead: Fraction | None = None
 
-    def due(self, given: MemberVotes) -> list[int]:
+    def due(self, ballots: MemberVotes) -> list[int]:
         """Return the places to ask next; empty if the answer is certain."""
-        if not given:
+        if not ballots:
             return list(self._first)
-        return [] if self.is_settled(given) else self._next(given)
+        return [] if self.is_settled(ballots) else self._next(ballots)
 
     @cached_property
     def _first(self) -> tuple[int, ...]:
         return self.agreeing or tuple(self._next({}))
 
-    def _next(self, given: MemberVotes) -> list[int]:
-        rest = self.rest(given)
+    def _next(self, ballots: MemberVotes) -> list[int]:
+        rest = self.rest(ballots)
         if not self.stops:
             return rest
-        leader = self._leader(self._totals(given))
+        leader = self._leader(self._totals(ballots))
         likeliest = "any" if leader is None else leader
-        agreed = dict(given)
+        agreed = dict(ballots)
         for n, place in enumerate(rest, start=1):
             agreed[place] = likeliest
             if self.is_settled(agreed):
                 return rest[:n]
         return rest
 
-    def rest(self, given: MemberVotes) -> list[int]:
+    def rest(self, ballots: MemberVotes) -> list[int]:
         """Return the places that have not been asked, in the order of asking."""
-        return [place for place in self.priority if place not in given]
+        return [place for place in self.priority if place not in ballots]
 
-    def counted(self, given: MemberVotes) -> tuple[int, ...]:
+    def counted(self, ballots: MemberVotes) -> tuple[int, ...]:
         """Return the places whose answers count, even if others answered too.
 
         They are those of ``agreeing`` if they agree, or the first places after which one answer
         leads far enough, or else all.
         """
-        first = [given.get(place) for place in self.agreeing]
+        first = [ballots.get(place) for place in self.agreeing]
         if first and None not in first and len(set(first)) == 1:
             return self.agreeing
-        known: dict[int, Hashable | None] = {}
+        read: dict[int, Hashable | None] = {}
         for n, place in enumerate(self.priority if self.lead is not None else (), start=1):
-            if place not in given:
+            if place not in ballots:
                 break
-            known[place] = given[place]
-            if self._leads(known):
+            read[place] = ballots[place]
+            if self._leads(read):
                 return self.priority[:n]
         return self.priority
 
-    def _leads(self, given: MemberVotes) -> bool:
-        totals = sorted((n for n, _ in self._totals(given).values()), reverse=True)
+    def _leads(self, ballots: MemberVotes) -> bool:
+        totals = sorted((n for n, _ in self._totals(ballots).values()), reverse=True)
         ahead = sum(totals[:1]) - sum(totals[1:2])
-        left = sum(self.weights[place] for place in self.rest(given))
-        return self._is_quorum(given) and ahead >= (self.lead or 0) * left
+        left = sum(self.weights[place] for place in self.rest(ballots))
+        return self._is_quorum(ballots) and ahead >= (self.lead or 0) * left
 
-    def _is_quorum(self, given: MemberVotes) -> bool:
-        return sum(ballot is not None for ballot in given.values()) >= self.quorum
+    def _is_quorum(self, ballots: MemberVotes) -> bool:
+        return sum(ballot is not None for ballot in ballots.values()) >= self.quorum
 
-    def is_settled(self, given: MemberVotes) -> bool:
+    def is_settled(self, ballots: MemberVotes) -> bool:
         """Return whether the answer no longer depends on the members that were not asked."""
-        rest = self.rest(given)
+        rest = self.rest(ballots)
         if not rest:
             return True
-        if not self._is_quorum(given):
+        if not self._is_quorum(ballots):
             return False
         if self.lead is not None:
-            return self.stops and len(self.counted(given)) < len(self.priority)
-        is_first = bool(self.agreeing) and given.keys() == set(self.agreeing)
-        if is_first and self.counted(given) == self.agreeing:
+            return self.stops and len(self.counted(ballots)) < len(self.priority)
+        is_first = bool(self.agreeing) and ballots.keys() == set(self.agreeing)
+        if is_first and self.counted(ballots) == self.agreeing:
             return True
-        return self.stops and self._is_out_of_reach(given, rest)
+        return self.stops and self._is_out_of_reach(ballots, rest)
 
-    def _is_out_of_reach(self, given: MemberVotes, rest: Sequence[int]) -> bool:
-        totals = self._totals(given)
+    def _is_out_of_reach(self, ballots: MemberVotes, rest: Sequence[int]) -> bool:
+        totals = self._totals(ballots)
         leader = self._leader(totals)
         if leader is None:
             return False
@@ -147,15 +147,15 @@ class Waves:
         # On a tie the answer that was given first wins.
         return all(n + left < most or (n + left == most and first < at) for n, at in rivals)
 
-    def _totals(self, given: MemberVotes) -> dict[Hashable, tuple[int, int]]:
+    def _totals(self, ballots: MemberVotes) -> dict[Hashable, tuple[int, int]]:
         """Return the weight of each answer, and the rank of the first member that gave it."""
-        found: dict[Hashable, tuple[int, int]] = {}
-        for place, ballot in given.items():
+        totals: dict[Hashable, tuple[int, int]] = {}
+        for place, ballot in ballots.items():
             if ballot is not None:
-                weight, first = found.get(ballot, (0, len(self.priority)))
+                weight, first = totals.get(ballot, (0, len(self.priority)))
                 rank = self._rank[place]
-                found[ballot] = (weight + self.weights[place], min(first, rank))
-        return found
+                totals[ballot] = (weight + self.weights[place], min(first, rank))
+        return totals
 
     def _leader(self, totals: Mapping[Hashable, tuple[int, int]]) -> Hashable | None:
         return max(totals, key=lambda b: (totals[b][0], -totals[b][1]), default=None)
@@ -192,11 +192,13 @@ class WaveRules:
         late = self.deadline_seconds
         return math.inf if late is None else SHARE_FOR_WAVES * late
 
-    def due(self, asked: Collection[int], given: MemberVotes, *, seconds: float) -> list[int]:
+    def due(
+        self, asked_places: Collection[int], ballots: MemberVotes, *, seconds: float
+    ) -> list[int]:
         """Return the places to ask ``seconds`` after the start; empty while answers are awaited."""
         if seconds >= self.hedge_seconds:
-            return [place for place in self.waves.priority if place not in asked]
-        return self.waves.due(given) if len(given) == len(asked) else []
+            return [place for place in self.waves.priority if place not in asked_places]
+        return self.waves.due(ballots) if len(ballots) == len(asked_places) else []
 
     def left(self, seconds: float) -> float | None:
         """Return the seconds that are left of the deadline; None without one."""
@@ -219,16 +221,16 @@ class MemberQuestions(list[Question]):
         """Yield the questions wave by wave; with a deadline all at once, for the caller to time."""
         if self.rules.deadline_seconds is not None:
             return (yield self)
-        known: dict[int, Response] = {}
-        given: dict[int, Hashable | None] = {}
+        by_place: dict[int, Response] = {}
+        ballots: dict[int, Hashable | None] = {}
         took = 0.0
-        while due := self.rules.waves.due(given):
+        while due := self.rules.waves.due(ballots):
             responses = yield [self[place] for place in due]
             new = dict(zip(due, responses, strict=True))
-            known |= new
-            given |= self.rules.votes(new)
+            by_place |= new
+            ballots |= self.rules.votes(new)
             took += max(response.seconds for response in responses)
-        return self.settled(known, seconds=took)
+        return self.settled(by_place, seconds=took)
 
     def replay(self) -> Replay:
         """Return the responses of the waves if each response takes its recorded seconds.
@@ -236,34 +238,37 @@ class MemberQuestions(list[Question]):
         Yields the places whose responses are needed next, and is sent these responses.
         """
         rules, now = self.rules, 0.0
-        given: dict[int, Response] = {}
+        responses: dict[int, Response] = {}
         ballots: dict[int, Hashable | None] = {}
         starts: dict[int, float] = {}
         while True:
-            ends = {place: starts[place] + given[place].seconds for place in given}
-            in_time = {place: ballots[place] for place in given if ends[place] <= now}
+            ends = {place: starts[place] + responses[place].seconds for place in responses}
+            in_time = {place: ballots[place] for place in responses if ends[place] <= now}
             if rules.waves.is_settled(in_time):
                 break
-            if due := rules.due(given, in_time, seconds=now):
+            if due := rules.due(responses, in_time, seconds=now):
                 for place, response in zip(due, (yield due), strict=True):
-                    given[place], starts[place] = counted_in_time(response, rules.left(now)), now
-                ballots |= rules.votes({place: given[place] for place in due})
+                    responses[place], starts[place] = (
+                        counted_in_time(response, rules.left(now)),
+                        now,
+                    )
+                ballots |= rules.votes({place: responses[place] for place in due})
                 continue
             following = min(end for end in ends.values() if end > now)
             # The time to ask all others may come before the next answer.
-            is_before = now < rules.hedge_seconds < following and len(given) < len(self)
+            is_before = now < rules.hedge_seconds < following and len(responses) < len(self)
             now = rules.hedge_seconds if is_before else following
         counted = {
-            p: r if p in in_time else not_awaited(r, now - starts[p]) for p, r in given.items()
+            p: r if p in in_time else not_awaited(r, now - starts[p]) for p, r in responses.items()
         }
         return self.settled(counted, seconds=now)
 
-    def settled(self, asked: Mapping[int, Response], *, seconds: float) -> list[Response]:
+    def settled(self, responses: Mapping[int, Response], *, seconds: float) -> list[Response]:
         """Return a response per question and set ``seconds``."""
         self.seconds = seconds
         return [
-            asked.get(place) or Response(one.agent, one.sample, failure=NOT_ASKED)
-            for place, one in enumerate(self)
+            responses.get(place) or Response(question.agent, question.sample, failure=NOT_ASKED)
+            for place, question in enumerate(self)
         ]
 
 
@@ -285,8 +290,8 @@ def replayed(
         while True:
             places = steps.send(fetch(places))
     except StopIteration as stop:
-        found: list[Response] = stop.value
-        return found
+        responses: list[Response] = stop.value
+        return responses
 
 
 @dataclass
@@ -339,12 +344,12 @@ class MemberProgress:
     def unanswered(self) -> dict[int, Response]:
         """Return responses in place of members that were asked and have not answered."""
         now, settled = self._seconds, self.is_settled
-        found: dict[int, Response] = {}
+        responses: dict[int, Response] = {}
         for place, start in self._starts.items():
             if place not in self.responses:
-                one = straggler(self.members[place], now - start)
-                found[place] = not_awaited(one, now - start) if settled else one
-        return found
+                response = straggler(self.members[place], now - start)
+                responses[place] = not_awaited(response, now - start) if settled else response
+        return responses
 
 
 def straggler(question: Question, seconds: float) -> Response:

@@ -131,8 +131,8 @@ def measured(
     for condition in conditions(options.readers, tuple(options.counts)):
         if condition.n and condition.references not in options.references:
             continue
-        found = answered(pool, condition, layout, rows, options.threads)
-        right = [one.score for one in found]
+        outcomes = answered(pool, condition, layout, rows, options.threads)
+        right = [outcome.score for outcome in outcomes]
         own = alone.setdefault(condition.reader, right)
         score, gain = mean_interval(right), paired_interval(right, own)
         yield {
@@ -145,9 +145,9 @@ def measured(
             "rows": len(rows),
             "score": [score.estimate, score.low, score.high],
             "gain": [gain.estimate, gain.low, gain.high],
-            "calls": fmean(one.calls for one in found),
-            "usd": fmean(one.usd for one in found),
-            "seconds": fmean(one.seconds for one in found),
+            "calls": fmean(outcome.calls for outcome in outcomes),
+            "usd": fmean(outcome.usd for outcome in outcomes),
+            "seconds": fmean(outcome.seconds for outcome in outcomes),
         }
 
 
@@ -179,13 +179,13 @@ def main() -> None:
     parser.add_argument("--model-threads", type=int, help="threads of each model; default all")
     options = parser.parse_args()
     pool = opened_pool(CallStore(options.store), options.model_threads)
-    known = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
-    found = {place_of(row): row for row in known.get("conditions", [])}
+    previous = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
+    row_of = {place_of(row): row for row in previous.get("conditions", [])}
     for layout in options.layouts:
         for tasks in options.tasks:
             for row in measured(pool, options, tasks, layout):
-                found[place_of(row)] = row
-                written = {"conditions": [found[place] for place in sorted(found)]}
+                row_of[place_of(row)] = row
+                written = {"conditions": [row_of[place] for place in sorted(row_of)]}
                 options.out.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
                 print(f"{tasks} {layout} {row['architecture']}: {row['score'][0]:.3f}", flush=True)
 

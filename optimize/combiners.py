@@ -97,9 +97,9 @@ def measured(pool: Pool, architecture: str, rows: list[dspy.Example], n: int) ->
 def results(pool: Pool, rows: list[dspy.Example], n_threads: int) -> Iterator[dict[str, Any]]:
     """Yield the three models alone, then each combiner, as a row of the file."""
     alone: dict[str, list[float]] = {}
-    for architecture in (*PROPOSERS, *(f"{LAYER} > {one}" for one in COMBINERS)):
-        found = measured(pool, architecture, rows, n_threads)
-        scores = [one.score for one in found]
+    for architecture in (*PROPOSERS, *(f"{LAYER} > {combiner}" for combiner in COMBINERS)):
+        outcomes = measured(pool, architecture, rows, n_threads)
+        scores = [outcome.score for outcome in outcomes]
         if architecture in PROPOSERS:
             alone[architecture] = scores
         best = max(alone, key=lambda name: fmean(alone[name]))
@@ -109,11 +109,11 @@ def results(pool: Pool, rows: list[dspy.Example], n_threads: int) -> Iterator[di
             "score": [score.estimate, score.low, score.high],
             "over": best,
             "gain": [gain.estimate, gain.low, gain.high],
-            "calls": fmean(one.calls for one in found),
-            "tokens": fmean(one.tokens for one in found),
-            "seconds": fmean(one.seconds for one in found),
-            "usd_per_1000": 1000 * fmean(one.usd for one in found),
-            "undecided": fmean(one.is_undecided for one in found),
+            "calls": fmean(outcome.calls for outcome in outcomes),
+            "tokens": fmean(outcome.tokens for outcome in outcomes),
+            "seconds": fmean(outcome.seconds for outcome in outcomes),
+            "usd_per_1000": 1000 * fmean(outcome.usd for outcome in outcomes),
+            "undecided": fmean(outcome.is_undecided for outcome in outcomes),
         }
 
 
@@ -126,8 +126,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=4, help="questions at the same time")
     parser.add_argument("--model-threads", type=int, help="threads of each model; default all")
     options = parser.parse_args()
-    agents = [one for one in read_agents(ROOT / "optimize/pools/local.toml")]
-    strong = next(one for one in agents if one.name == PROPOSERS[-1])
+    agents = [agent for agent in read_agents(ROOT / "optimize/pools/local.toml")]
+    strong = next(agent for agent in agents if agent.name == PROPOSERS[-1])
     agents.append(replace(strong, name=ANALYST, max_tokens=ANALYSIS_TOKENS))
     pool = Pool(
         [replace(agent, n_threads=options.model_threads) for agent in agents],
@@ -136,10 +136,10 @@ def main() -> None:
     path = ROOT / "data/quickstart/tasks.jsonl"
     rows = [row for row in read_rows(path, inputs=["question"]) if row.split == "test"]
     rows = rows[: options.rows]
-    found: list[dict[str, Any]] = []
+    rows_written: list[dict[str, Any]] = []
     for row in results(pool, rows, options.threads):
-        found.append(row)
-        written = {"rows": len(rows), "combiners": found}
+        rows_written.append(row)
+        written = {"rows": len(rows), "combiners": rows_written}
         options.out.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
         print(f"{row['architecture']}: {row['score'][0]:.3f}", flush=True)
 

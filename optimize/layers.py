@@ -62,24 +62,24 @@ def replayed(text: str, pool: Pool, rows: list[dspy.Example], signature: Any) ->
     took = [mixture for _, mixture in answers]
     return Replayed(
         [score for score, _ in answers],
-        fmean(one.calls for one in took),
-        fmean(one.usd for one in took),
-        fmean(one.seconds for one in took),
+        fmean(outcome.calls for outcome in took),
+        fmean(outcome.usd for outcome in took),
+        fmean(outcome.seconds for outcome in took),
     )
 
 
 def compared(mixtures: list[str], pool: Pool, rows: list[dspy.Example]) -> list[dict[str, Any]]:
     """Return each mixture's score, and its differences to what it has to beat."""
     signature = runpy.run_path(str(QUICKSTART / "record.py"))["SIGNATURE"]
-    known: dict[str, Replayed] = {}
+    replays: dict[str, Replayed] = {}
 
     def of(text: str) -> Replayed:
-        if text not in known:
-            known[text] = replayed(text, pool, rows, signature)
-        return known[text]
+        if text not in replays:
+            replays[text] = replayed(text, pool, rows, signature)
+        return replays[text]
 
     best = max(pool, key=lambda name: fmean(of(name).scores))
-    found = []
+    compared_rows = []
     for text in mixtures:
         aggregator = text.rpartition("(")[2].rstrip(")")
         layer = text.partition(" > ")[0]
@@ -92,14 +92,14 @@ def compared(mixtures: list[str], pool: Pool, rows: list[dspy.Example]) -> list[
         row["score"] = [score.estimate, score.low, score.high]
         row |= {key: getattr(of(text), key) for key in ("calls", "usd", "seconds")}
         row["minus"] = {name: gap(of(text), of(rival)) for name, rival in rivals.items()}
-        found.append(row | {"rivals": rivals})
-    return found
+        compared_rows.append(row | {"rivals": rivals})
+    return compared_rows
 
 
-def gap(one: Replayed, other: Replayed) -> dict[str, float]:
+def gap(mixture: Replayed, other: Replayed) -> dict[str, float]:
     """Return the paired difference with its 95 % interval."""
-    found = paired_interval(one.scores, other.scores)
-    return {"estimate": found.estimate, "low": found.low, "high": found.high}
+    interval = paired_interval(mixture.scores, other.scores)
+    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
 
 
 def published(folder: Path) -> list[dict[str, str]]:

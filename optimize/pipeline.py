@@ -72,9 +72,9 @@ def reader(blind_to: str) -> Callable[[str], str]:
     def script(prompt: str) -> str:
         kind = next(kind for kind in KINDS if kind in prompt.rpartition("question: ")[2])
         passage = next((line for line in prompt.splitlines() if f" {kind}" in line), "")
-        found = words(passage.removeprefix("context: "))
+        tokens = words(passage.removeprefix("context: "))
         place = {"river": -1, "year": -1, "metres": 2}[kind]
-        return f"no {kind}" if kind == blind_to or not found else found[place]
+        return f"no {kind}" if kind == blind_to or not tokens else tokens[place]
 
     return script
 
@@ -94,15 +94,15 @@ def rows(towns: range) -> list[dspy.Example]:
 def main(pool: Pool, path: Path) -> tuple[Any, Any]:
     """Search, compile, save to ``path`` and load; return the program and the loaded one."""
     signature = dspy.make_signature("context, question -> answer", TASK)
-    one = MixtureOfAgents(signature, next(iter(pool)), pool=pool, adapter=PlainChat())
+    mixture = MixtureOfAgents(signature, next(iter(pool)), pool=pool, adapter=PlainChat())
     space = SearchSpace(tuple(pool), max_depth=1)
     search = ModelSearch(answer_match, pool, space=space, n_trials=15, seed=0)
     train, val, test = rows(range(2)), rows(range(2, 7)), rows(range(7, 16))
-    found = search.compile(Pipeline(one), trainset=train, valset=val, testset=test)
+    optimized = search.compile(Pipeline(mixture), trainset=train, valset=val, testset=test)
     print(search.result.verdict.text)
 
     prompts = BootstrapFewShot(metric=answer_match, max_bootstrapped_demos=2, max_labeled_demos=0)
-    program = prompts.compile(found, trainset=train)
+    program = prompts.compile(optimized, trainset=train)
     program.answer.save(path)
     loaded = Pipeline(MixtureOfAgents.load(path, pool=pool))
     right = sum(answer_match(row, loaded(question=row.question)) for row in test)

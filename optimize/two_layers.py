@@ -34,13 +34,13 @@ QUESTIONS = [
 def shown(program: Any, question: str) -> dict[str, Any]:
     """Answer one question and return every message that was sent and every response."""
     prediction = program(question=question)
-    said = []
+    requests = []
     for seat, response in prediction.mixture.seats:
         sent = program.pool.lm(response.agent).history[-1]["messages"]
         facts = {"seconds": round(response.seconds, 2), "tokens": response.completion_tokens}
-        said.append({"seat": seat, "agent": response.agent, "messages": sent, **facts})
-        said[-1] |= {"response": response.text, "failure": response.failure}
-    return {"question": question, "answer": prediction.answer, "calls": said}
+        requests.append({"seat": seat, "agent": response.agent, "messages": sent, **facts})
+        requests[-1] |= {"response": response.text, "failure": response.failure}
+    return {"question": question, "answer": prediction.answer, "calls": requests}
 
 
 if __name__ == "__main__":

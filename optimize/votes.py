@@ -90,7 +90,7 @@ def singles(table: pd.DataFrame, rows: Iterable[str]) -> list[dict[str, Any]]:
 
 def single(name: str, answers: pd.DataFrame) -> dict[str, Any]:
     """Return one model's score with its interval, how often it has no answer, and its mean usd."""
-    score = mean_interval([float(one) for one in answers.score])
+    score = mean_interval([float(value) for value in answers.score])
     usd = float(answers.usd.mean()) if "usd" in answers else None
     bounds = {"score": score.estimate, "low": score.low, "high": score.high}
     silent = float(answers.answer.isna().mean())
@@ -113,7 +113,7 @@ def main() -> None:
     folder = ROOT / "runs/votes"
     folder.mkdir(parents=True, exist_ok=True)
     rows = json.loads(options.out.read_text("utf-8"))["votes"] if options.out.exists() else []
-    known = {place_of(row): row for row in rows}
+    row_of = {place_of(row): row for row in rows}
     studies = [HERE / "votes" / f"{name}.toml" for name in options.studies or []]
     for n_val in options.val:
         for study in studies or sorted((HERE / "votes").glob("*.toml")):
@@ -121,11 +121,11 @@ def main() -> None:
             if not path.is_file():
                 print(f"{study.stem}: skipped, there is no {path.resolve()}", flush=True)
                 continue
-            if options.missing and (study.stem, n_val) in known:
+            if options.missing and (study.stem, n_val) in row_of:
                 continue
             row = found(study, n_val, pd.read_parquet(path), folder)
-            known[place_of(row)] = row
-            written = {"votes": [known[place] for place in sorted(known)]}
+            row_of[place_of(row)] = row
+            written = {"votes": [row_of[place] for place in sorted(row_of)]}
             options.out.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
             print(f"{study.stem}, {n_val}: {row['verdict']['kind']}", flush=True)
 

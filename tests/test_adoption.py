@@ -59,13 +59,13 @@ def test_an_adopted_lm_sends_what_the_lm_itself_sends(
     with serving(Reply()) as server:
         lm = lm_of(server, engine=engine, **settings)
         pool = Pool.from_lms({"a": lm}, strict=True)
-        mine = pool.lm("a")
-        assert mine is not lm
+        pool_lm = pool.lm("a")
+        assert pool_lm is not lm
         configs: list[dict[str, Any]] = [{}, {"temperature": 1.0, "seed": 5}]
         for config in configs:
             assert ask(lm, is_async=is_async, **config)[0] is not None
             plain = sent(server)
-            assert ask(mine, is_async=is_async, **config)[0] is not None
+            assert ask(pool_lm, is_async=is_async, **config)[0] is not None
             assert sent(server) == plain
             assert plain[1]["authorization"] == f"Bearer {KEY}"
         assert pool.calls.ledger.spending.made == 2
@@ -77,8 +77,8 @@ def test_headers_of_an_lm_are_sent_and_are_part_of_who_answers_but_for_keys() ->
         return str(lm.engine.caller.identity)
 
     with serving(Reply()) as server:
-        one = Pool.from_lms({"a": lm_of(server, extra_headers={"X-Who": "one"})})
-        assert ask(one.lm("a")) == ["Paris"]
+        first = Pool.from_lms({"a": lm_of(server, extra_headers={"X-Who": "one"})})
+        assert ask(first.lm("a")) == ["Paris"]
         assert sent(server)[1]["x-who"] == "one"
         others = [
             Pool.from_lms({"a": lm_of(server, **more)})
@@ -88,10 +88,10 @@ def test_headers_of_an_lm_are_sent_and_are_part_of_who_answers_but_for_keys() ->
                 {"extra_headers": {"X-Who": "one"}, "organization": "o"},
             )
         ]
-        assert len({identity(pool) for pool in (one, *others)}) == 4
+        assert len({identity(pool) for pool in (first, *others)}) == 4
         secret: dict[str, Any] = {"extra_headers": {"X-Who": "one", "X-Auth": f"Token {KEY}"}}
         same = Pool.from_lms({"a": lm_of(server, **secret)})
-        assert identity(same) == identity(one)
+        assert identity(same) == identity(first)
         lm: Any = same.lm("a")
         assert lm.engine.caller.without_secrets(f"quoted {KEY}") == "quoted ***"
 
@@ -172,8 +172,8 @@ def test_an_adapter_asks_an_adopted_lm_for_what_the_model_can_do() -> None:
         lm = lm_of(server, "openai/gpt-4o-mini")
         predict = dspy.Predict("question -> answer")
         bodies = []
-        for one in (lm, Pool.from_lms({"a": lm}).lm("a")):
-            with dspy.context(lm=one, adapter=dspy.JSONAdapter()):
+        for asked_lm in (lm, Pool.from_lms({"a": lm}).lm("a")):
+            with dspy.context(lm=asked_lm, adapter=dspy.JSONAdapter()):
                 assert predict(question="q").answer == "Paris"
             bodies.append(server.bodies[-1])
         assert bodies[0] == bodies[1]

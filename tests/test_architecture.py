@@ -88,8 +88,8 @@ def test_an_order_counts_when_comparing_and_is_read_whatever_the_seats() -> None
     assert ordered != Architecture((layer,), "a")
     # By name, a and m would follow a z that is named: so its name is all that is kept.
     assert str(ordered) == "z + a + m > synthesize(a; order=z)"
-    for one in (ordered, ordered.canonical):
-        assert [one.layers[-1][seat] for seat in one.reading] == ["z", "a", "m"]
+    for architecture in (ordered, ordered.canonical):
+        assert [architecture.layers[-1][seat] for seat in architecture.reading] == ["z", "a", "m"]
     first = Architecture.parse("z + m + a > synthesize(a; order=a)")
     assert [first.layers[-1][seat] for seat in first.reading] == ["a", "z", "m"]
 

@@ -70,7 +70,9 @@ def test_python_of_the_readme_runs(number: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_every_combiner_has_an_example() -> None:
     page = text_of("docs/combiners.md")
-    assert [one for one in COMBINES if not re.search(rf"ask\(\"[^\"]* > {one}", page)] == []
+    assert [
+        combine for combine in COMBINES if not re.search(rf"ask\(\"[^\"]* > {combine}", page)
+    ] == []
 
 
 def test_the_study_file_of_the_combiners_is_read(tmp_path: Path) -> None:

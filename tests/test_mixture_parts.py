@@ -24,14 +24,14 @@ def given_lm(script: Script, model: str = "given/a", **settings: Any) -> dspy.LM
 
 
 def test_lms_given_as_objects_sit_where_they_were_put() -> None:
-    one, two = given_lm("1"), given_lm("2")  # two objects of one model name are two agents
+    first, second = given_lm("1"), given_lm("2")  # two objects of one model name are two agents
     program = MixtureOfAgents(
-        TEXT, layers=[[two, one, two], [one]], aggregator=two, adapter=PlainChat()
+        TEXT, layers=[[second, first, second], [first]], aggregator=second, adapter=PlainChat()
     )
     assert str(program.architecture) == (
         "given/a + given/a-2 + given/a > given/a-2 > synthesize(given/a)"
     )
-    assert [program.pool.lm(name) for name in program.architecture.agents] == [two, one]
+    assert [program.pool.lm(name) for name in program.architecture.agents] == [second, first]
     assert program(question="q").answer == "2"
 
 

@@ -217,11 +217,11 @@ def streamed(server: ChatServer, adapter: str) -> tuple[str, str]:
     async def read() -> tuple[str, str]:
         shown, answer = "", ""
         listener = AnswerListener(program)
-        async for one in dspy.streamify(program, stream_listeners=[listener])(question="?"):
-            if isinstance(one, dspy.streaming.StreamResponse):
-                shown += one.chunk
-            elif isinstance(one, dspy.Prediction):
-                answer = one.answer
+        async for part in dspy.streamify(program, stream_listeners=[listener])(question="?"):
+            if isinstance(part, dspy.streaming.StreamResponse):
+                shown += part.chunk
+            elif isinstance(part, dspy.Prediction):
+                answer = part.answer
         return shown, answer
 
     return asyncio.run(read())

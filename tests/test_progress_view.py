@@ -228,10 +228,10 @@ def test_what_single_agents_tell_is_said_once_before_more_is_spent() -> None:
     with LiveProgress(stream) as progress:
         progress(replace(snapshot("early facts"), early=early))
         progress(snapshot("search"))
-    first, *told, last = stream.getvalue().splitlines()
+    first, *fact_lines, last = stream.getvalue().splitlines()
     assert first.startswith("early facts")
-    assert told == list(early_lines(early))
-    assert "a, 66.7 %" in told[0]
+    assert fact_lines == list(early_lines(early))
+    assert "a, 66.7 %" in fact_lines[0]
     assert last.startswith("search")
 
 
@@ -286,7 +286,7 @@ def test_the_leaderboard_moves_as_trials_end() -> None:
     for number, trial in enumerate(trials):
         progress.show("search", trial=number + 1, last=trial)
     # What goes beyond the limits, or was stopped early, may not lead; `a` stands once.
-    assert [(one.architecture, one.score) for one in seen[-1].leaders] == [
+    assert [(leader.architecture, leader.score) for leader in seen[-1].leaders] == [
         ("a + b > vote", 0.6),
         ("a", 0.5),
     ]
@@ -302,9 +302,9 @@ def test_a_frame_shows_stages_leaders_agents_and_what_is_waited_for() -> None:
     with call_scope(table=table) as scope, scope.asking("b"):
         view.take(replace(snapshot(), table=table, leaders=leaders, work=work))
         found = shown(view)
-    assert any(one.startswith("> search") and "12 of 48 trials" in one for one in found)
-    assert any(one.startswith("  test") for one in found), "a stage that is still to come"
-    cells = [one.split() for one in found]
+    assert any(line.startswith("> search") and "12 of 48 trials" in line for line in found)
+    assert any(line.startswith("  test") for line in found), "a stage that is still to come"
+    cells = [line.split() for line in found]
     assert ["a", "+", "b", ">", "vote", "63.4", "200", "2.0", "0.10"] in cells
     # agent, made, reused, failed, tokens (60 + 40 of the one call that was sent), usd
     assert ["a", "1", "1", "0", "100", "0.001"] in cells
@@ -320,7 +320,7 @@ def test_a_frame_fits_the_terminal(height: int) -> None:
     leaders = tuple(Leader(f"m{n}", 0.9 - n / 100, 2.0, 0.0, 200) for n in range(10))
     view.take(replace(snapshot(), table=table, leaders=leaders))
     assert len(shown(view, height=height)) <= height
-    assert any("more" in one for one in shown(view, height=height))
+    assert any("more" in line for line in shown(view, height=height))
 
 
 @pytest.mark.parametrize("height", [24, 40])

@@ -150,7 +150,7 @@ def rows(name: str, n: int) -> list[dspy.Example]:
     made = (
         dspy.Example(question=f"{name} {k}", answer=str(k % 3), id=f"{name}-{k}") for k in range(n)
     )
-    return [one.with_inputs("question") for one in made]
+    return [example.with_inputs("question") for example in made]
 
 
 def exact(example: Any, prediction: Any, trace: Any = None) -> bool:
@@ -193,7 +193,7 @@ def test_a_study_is_in_mlflow_with_its_trials_and_files(
     assert [file.path for file in client.list_artifacts(log.run_id)] == ["report.md"]
     assert len(client.get_metric_history(log.run_id, "score")) == len(search.result.trials)
     trials = {run.data.params["architecture"]: run for run in by_id.values()}
-    assert set(trials) == {one.architecture for one in search.result.trials}
+    assert set(trials) == {trial.architecture for trial in search.result.trials}
     assert {run.data.tags["mlflow.parentRunId"] for run in trials.values()} == {log.run_id}
     assert trials["e0"].data.metrics["score"] == pytest.approx(2 / 3)
 
@@ -217,13 +217,13 @@ def test_autolog_shows_agents_by_name_below_the_mixture(
     finally:
         mlflow.dspy.autolog(disable=True)
     spans = {span.span_id: span for span in trace.data.spans}
-    agents = {one.name: one for one in spans.values() if one.span_type == "AGENT"}
+    agents = {span.name: span for span in spans.values() if span.span_type == "AGENT"}
     assert set(agents) == {"a (proposer, layer 1)", "b (proposer, layer 1)", "c (aggregator)"}
-    for one in agents.values():
-        assert spans[one.parent_id].name == "MixtureOfAgents.forward"
-        assert one.attributes["moa_dspy.requests.made"] == 1
-    below = [one for one in spans.values() if one.parent_id == agents["c (aggregator)"].span_id]
-    assert [one.name for one in below] == ["Predict.forward"]
+    for agent in agents.values():
+        assert spans[agent.parent_id].name == "MixtureOfAgents.forward"
+        assert agent.attributes["moa_dspy.requests.made"] == 1
+    below = [span for span in spans.values() if span.parent_id == agents["c (aggregator)"].span_id]
+    assert [span.name for span in below] == ["Predict.forward"]
 
 
 @pytest.mark.slow

@@ -42,9 +42,9 @@ def run(
     architecture: Architecture | str, said: dict[str, Response], **options: Any
 ) -> tuple[Answer, list[list[str]]]:
     """Run a vote over scripted responses; also return whom each round asked."""
-    one = Architecture.parse(architecture) if isinstance(architecture, str) else architecture
-    seats = [[None] * len(layer) for layer in one.layers]
-    planner = Planner(one, seats, None, ("answer",), None, Rules(**options))  # type: ignore[arg-type]  # nothing is read
+    mixture = Architecture.parse(architecture) if isinstance(architecture, str) else architecture
+    seats = [[None] * len(layer) for layer in mixture.layers]
+    planner = Planner(mixture, seats, None, ("answer",), None, Rules(**options))  # type: ignore[arg-type]  # nothing is read
     rounds: list[list[str]] = []
 
     def ask_all(questions: list[Question]) -> list[Response]:
@@ -137,10 +137,10 @@ def test_members_are_asked_in_waves_until_the_others_can_change_nothing(
 ) -> None:
     said = says(*answers)
     answer, asked = run(f"a + b + c + d + e + f + g > {notation}", said)
-    assert ["".join(one) for one in asked] == rounds
+    assert ["".join(wave) for wave in asked] == rounds
     assert answer.calls == sum(map(len, rounds)) == 7 - len(answer.not_asked)
     assert answer.seconds == len(rounds)
-    assert not {one.agent for one in answer.responses} & set(answer.not_asked)
+    assert not {response.agent for response in answer.responses} & set(answer.not_asked)
 
 
 def test_without_early_stopping_agreement_asks_two_rounds_and_a_vote_one() -> None:
@@ -179,16 +179,16 @@ def random_vote(rng: random.Random) -> tuple[Architecture, dict[str, Response]]:
     order = tuple(rng.sample(names, rng.randint(0, n)))
     weights = tuple((name, rng.choice([0.5, 1.0, 1.5, 2.0, 3.0])) for name in names)
     breaker = rng.choice([None, *names])
-    one = Architecture(
+    vote = Architecture(
         (tuple(names),), breaker, "vote", order, weights=weights if rng.random() < 0.6 else ()
     )
     # Case is no difference between answers, but one between responses.
-    return one, says(*(rng.choice(["x", "X", "y", "Y", "z", None]) for _ in names))
+    return vote, says(*(rng.choice(["x", "X", "y", "Y", "z", None]) for _ in names))
 
 
-def outcome(one: Architecture, said: dict[str, Response], **options: Any) -> str | Response:
+def outcome(vote: Architecture, said: dict[str, Response], **options: Any) -> str | Response:
     try:
-        return run(one, said, **options)[0].final
+        return run(vote, said, **options)[0].final
     except LayerFailedError as error:
         return str(error)
 
@@ -198,12 +198,12 @@ def test_exact_stopping_returns_what_the_full_vote_returns() -> None:
     rng = random.Random(0)
     saved = 0
     for _ in range(10_000):
-        one, said = random_vote(rng)
+        vote, said = random_vote(rng)
         quorum = rng.choice([1, 1, 2, 3])
-        full = outcome(one, said, stop_early=False, quorum=quorum)
-        assert outcome(one, said, quorum=quorum) == full
+        full = outcome(vote, said, stop_early=False, quorum=quorum)
+        assert outcome(vote, said, quorum=quorum) == full
         if isinstance(full, Response):
-            saved += len(run(one, said, quorum=quorum)[0].not_asked)
+            saved += len(run(vote, said, quorum=quorum)[0].not_asked)
     assert saved > 5_000
 
 
@@ -212,13 +212,13 @@ def test_a_lead_stops_with_the_answer_of_those_whom_it_asked_whoever_else_is_ask
     saved = 0
     for _ in range(1_000):
         vote, said = random_vote(rng)
-        one = replace(vote, lead=rng.choice([0.1, 0.25, 0.5, 0.75, 0.9]))
+        led_vote = replace(vote, lead=rng.choice([0.1, 0.25, 0.5, 0.75, 0.9]))
         quorum = rng.choice([1, 1, 2, 3])
-        stopped = outcome(one, said, quorum=quorum)
-        assert outcome(one, said, stop_early=False, quorum=quorum) == stopped
+        stopped = outcome(led_vote, said, quorum=quorum)
+        assert outcome(led_vote, said, stop_early=False, quorum=quorum) == stopped
         if not isinstance(stopped, Response):
             continue
-        answer, _ = run(one, said, quorum=quorum)
+        answer, _ = run(led_vote, said, quorum=quorum)
         missing = {name: Response(name, failure="not asked") for name in answer.not_asked}
         assert outcome(vote, said | missing, stop_early=False, quorum=quorum) == stopped
         exact, _ = run(vote, said, quorum=quorum)
@@ -288,10 +288,10 @@ def test_the_order_of_members_does_not_matter_to_weights(
 
 @BOTH
 def test_a_program_sends_only_what_it_needs_and_says_whom_it_trusts(is_async: bool) -> None:
-    one = program(dict.fromkeys("abcde", "x"), "a + b + c + d + e > vote(; weights=a:2.5)")
-    answer = ask(one, is_async=is_async)
+    mixture = program(dict.fromkeys("abcde", "x"), "a + b + c + d + e > vote(; weights=a:2.5)")
+    answer = ask(mixture, is_async=is_async)
     # a has 2.5 of 6.5; with b 3.5, and the others have 3.
-    assert one.pool.calls.ledger.spending.made == answer.calls == 2
+    assert mixture.pool.calls.ledger.spending.made == answer.calls == 2
     assert answer.not_asked == ("c", "d", "e")
     assert "3 not asked, weight of a 2.5" in answer.summary
     assert answer.weights == {"a": 2.5}
@@ -308,9 +308,9 @@ def test_a_failed_member_is_counted_and_the_next_one_asked(is_async: bool) -> No
 
 @BOTH
 def test_within_a_deadline_waves_save_calls(is_async: bool) -> None:
-    one = program(dict.fromkeys("abcde", "x"), "a + b + c + d + e > vote", deadline_seconds=60)
-    answer = ask(one, is_async=is_async)
-    assert (answer.final.text, one.pool.calls.ledger.spending.made) == ("x", 3)
+    mixture = program(dict.fromkeys("abcde", "x"), "a + b + c + d + e > vote", deadline_seconds=60)
+    answer = ask(mixture, is_async=is_async)
+    assert (answer.final.text, mixture.pool.calls.ledger.spending.made) == ("x", 3)
     assert (answer.calls, answer.not_asked, answer.failures) == (3, ("d", "e"), ())
 
 
@@ -323,12 +323,12 @@ def test_after_a_quarter_of_the_deadline_all_others_are_asked(is_async: bool) ->
         return "y"
 
     scripts: dict[str, Any] = {**dict.fromkeys("abde", "x"), "c": slow}
-    one = program(scripts, "a + b + c + d + e > vote", deadline_seconds=4)
+    mixture = program(scripts, "a + b + c + d + e > vote", deadline_seconds=4)
     began = time.monotonic()
     if is_async:
         # A script of a test blocks the loop.
         release.set()
-    answer = ask(one, is_async=is_async)
+    answer = ask(mixture, is_async=is_async)
     took = time.monotonic() - began
     release.set()
     assert answer.final.text == "x"
@@ -344,24 +344,24 @@ def test_after_a_quarter_of_the_deadline_all_others_are_asked(is_async: bool) ->
 
 def replayed(said: dict[str, Response], **options: Any) -> tuple[Answer, dict[str, Any]]:
     """Run a vote as a search does, which knows all responses."""
-    one = program(dict.fromkeys(said, "?"), " + ".join(said) + " > vote", **options)
+    mixture = program(dict.fromkeys(said, "?"), " + ".join(said) + " > vote", **options)
     cache, runner = NodeCache(), None
-    for question in (q for q in _all(one) if q.agent in said):
+    for question in (q for q in _all(mixture) if q.agent in said):
         cache.put(("row", None), [question], [said[question.agent]])
     runner = NodeRunner(cache, "row")
-    answer = runner.answer(one, {"q": "?"})
-    assert one.pool.calls.ledger.spending.made == 0
+    answer = runner.answer(mixture, {"q": "?"})
+    assert mixture.pool.calls.ledger.spending.made == 0
     return answer, runner.costs(())
 
 
-def _all(one: MixtureOfAgents) -> list[Question]:
-    rules = one.rules
+def _all(mixture: MixtureOfAgents) -> list[Question]:
+    rules = mixture.rules
     bare = Planner(
-        Architecture(one.architecture.layers, None, "select"),
-        [layer.proposers for layer in one.layers],
+        Architecture(mixture.architecture.layers, None, "select"),
+        [layer.proposers for layer in mixture.layers],
         None,
         ("answer",),
-        one.pool,
+        mixture.pool,
         rules,
     )
     return next(bare.plan({"q": "?"}))
@@ -392,11 +392,11 @@ def test_within_a_deadline_a_lead_counts_those_who_are_asked_first() -> None:
     # come first, and x leads by 2 when b has answered: 2 of the 3 to come is more than a half.
     said = says(*"xxyyy", seconds=[1, 9, 2, 2, 2])
     cache, names = NodeCache(), " + ".join(said)
-    one = program(dict.fromkeys(said, "?"), f"{names} > vote(; lead=0.5)", deadline_seconds=20)
-    for question in (q for q in _all(one) if q.agent in said):
+    mixture = program(dict.fromkeys(said, "?"), f"{names} > vote(; lead=0.5)", deadline_seconds=20)
+    for question in (q for q in _all(mixture) if q.agent in said):
         cache.put(("row", None), [question], [said[question.agent]])
     runner = NodeRunner(cache, "row")
-    answer = runner.answer(one, {"q": "?"})
+    answer = runner.answer(mixture, {"q": "?"})
     assert (answer.final.text, runner.costs(())["seconds"]) == ("x", 9)
 
 

@@ -41,7 +41,9 @@ def _anagram(rng: random.Random) -> Question:
     letters = list(word)
     while "".join(letters) == word:
         rng.shuffle(letters)
-    options = rng.sample([one for one in ANAGRAMS if len(one) == len(word) and one != word], 3)
+    options = rng.sample(
+        [option for option in ANAGRAMS if len(option) == len(word) and option != word], 3
+    )
     options.append(word)
     rng.shuffle(options)
     text = f"Which of these words has exactly the letters {' '.join(letters).upper()}: "

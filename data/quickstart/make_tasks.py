@@ -65,8 +65,8 @@ def _month(rng: random.Random) -> Question:
 
 
 def _odd(rng: random.Random) -> Question:
-    many, one = rng.sample(GROUPS, 2)
-    stranger = rng.choice(one)
+    many, other = rng.sample(GROUPS, 2)
+    stranger = rng.choice(other)
     words = [*rng.sample(many, 3), stranger]
     rng.shuffle(words)
     return f"Which word does not belong with the others: {', '.join(words)}?", stranger
@@ -139,9 +139,9 @@ def text() -> str:
     return lines(rows())
 
 
-def lines(found: list[dict[str, str]]) -> str:
+def lines(tasks: list[dict[str, str]]) -> str:
     """One JSON object a line."""
-    return "".join(json.dumps(row) + "\n" for row in found)
+    return "".join(json.dumps(row) + "\n" for row in tasks)
 
 
 def main(program: Path, content: str) -> int:

@@ -165,8 +165,8 @@ def _stage(
         for architecture in architectures
     ]
     failed = record(programs, rows, threads)
-    made, hours = pool.calls.ledger.spending.made - before, (time.monotonic() - started) / 3600
-    print(f"  {made} calls in {hours:.2f} hours, {failed} answers failed", flush=True)
+    n_made, hours = pool.calls.ledger.spending.made - before, (time.monotonic() - started) / 3600
+    print(f"  {n_made} calls in {hours:.2f} hours, {failed} answers failed", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ def main() -> None:
             rows = rows[:2] if split == "train" else rows
             for agent in pool:
                 outcomes = evaluator.measure(Architecture.single(agent), rows)
-                for row, one in zip(rows, outcomes, strict=True):
-                    text = "" if one.failure else " ".join(one.layer[0].split())
-                    costs = f"{one.seconds:.3f}", one.tokens
-                    writer.writerow([row.id, agent, text, f"{one.score:g}", *costs, split])
+                for row, outcome in zip(rows, outcomes, strict=True):
+                    text = "" if outcome.failure else " ".join(outcome.layer[0].split())
+                    costs = f"{outcome.seconds:.3f}", outcome.tokens
+                    writer.writerow([row.id, agent, text, f"{outcome.score:g}", *costs, split])
 
 
 if __name__ == "__main__":

@@ -223,10 +223,10 @@ def reply_problem(error: Exception) -> str:
     """
     if not isinstance(error, AdapterParseError):
         return f"{type(error).__name__}: {error}"
-    said = " ".join(str(without_closing(error.lm_response) or "").split())
-    if not said:
+    reply = " ".join(str(without_closing(error.lm_response) or "").split())
+    if not reply:
         return "The model answered with an empty text."
-    shown = said if len(said) <= _SHOWN else f"{said[: _SHOWN - 3]}..."
+    shown = reply if len(reply) <= _SHOWN else f"{reply[: _SHOWN - 3]}..."
     fields = getattr(error.signature, "output_fields", {})
     parsed = error.parsed_result if isinstance(error.parsed_result, dict) else {}
     missing = ", ".join(f"`{name}`" for name in fields if name not in parsed)

@@ -77,8 +77,10 @@ def earlier_turns(
 def _turn(
     signature: Any, values: Mapping[str, Any], output: str, content: MessageContent
 ) -> Iterator[Message]:
-    asked = (n for n, f in signature.input_fields.items() if n != REFERENCES and not is_history(f))
-    if any(name in values for name in asked):
+    input_names = (
+        n for n, f in signature.input_fields.items() if n != REFERENCES and not is_history(f)
+    )
+    if any(name in values for name in input_names):
         yield {"role": "user", "content": content(values)}
     if values.get(output) is not None:
         yield {"role": "assistant", "content": str(values[output])}
@@ -94,10 +96,10 @@ def _history(
             turn = list(_turn(signature, values_then, output, content))
             if not turn:
                 fields = ", ".join([*signature.input_fields, output])
-                given = ", ".join(map(str, values_then)) or "nothing"
+                present = ", ".join(map(str, values_then)) or "nothing"
                 raise ArchitectureError(
                     f"A turn in `{name}` must have at least one of the fields {fields}, but it "
-                    f"has {given}."
+                    f"has {present}."
                 )
             yield from turn
 
@@ -201,8 +203,8 @@ class PlainChat(dspy.Adapter):
     ) -> None:
         super().__init__(callbacks)
         if layout not in LAYOUTS:
-            known = ", ".join(sorted(LAYOUTS))
-            raise ArchitectureError(f"Unknown `layout` {layout!r}; known ones are {known}.")
+            choices = ", ".join(sorted(LAYOUTS))
+            raise ArchitectureError(f"Unknown `layout` {layout!r}; known ones are {choices}.")
         self.layout, self.verbatim = layout, verbatim
 
     def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:

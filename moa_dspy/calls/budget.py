@@ -127,8 +127,8 @@ class Ledger:
             self._refuse(estimate, share)
 
     def _limits(self, share: float) -> dict[str, float]:
-        given = {name: getattr(self.budget, name) for name in LIMITS}
-        limits = {name: value * share for name, value in given.items() if value is not None}
+        amounts = {name: getattr(self.budget, name) for name in LIMITS}
+        limits = {name: value * share for name, value in amounts.items() if value is not None}
         if "seconds" in limits:
             # The next call may take as long as the slowest call so far.
             limits["seconds"] -= self._slowest

@@ -239,7 +239,7 @@ def _sane_counts(usage: Any) -> dict[str, Any] | None:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def has_counts(response: str) -> bool:
@@ -326,14 +326,14 @@ def _with_text(message: dict[str, Any]) -> dict[str, Any]:
     parts = [part for part in message["content"] if isinstance(part, dict)]
     text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
     thought = "".join(_thought(part) for part in parts if part.get("type") == "thinking")
-    given = message.get("reasoning_content") or message.get("reasoning") or ""
-    return {**message, "content": text, "reasoning_content": f"{given}{thought}" or None}
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+    return {**message, "content": text, "reasoning_content": f"{reasoning}{thought}" or None}
 
 
 def _thought(part: dict[str, Any]) -> str:
     inner = part.get("thinking")
     if isinstance(inner, list):
-        return "".join(str(one.get("text") or "") for one in inner if isinstance(one, dict))
+        return "".join(str(piece.get("text") or "") for piece in inner if isinstance(piece, dict))
     return str(inner or "")
 
 

@@ -328,7 +328,7 @@ class Attempts:
         request = self.request
         reserving = Work(partial(Reservation.make, self.ledgers, request.estimate, key=request.key))
         try:
-            yield from self._worked(reserving)
+            yield from self._do(reserving)
         except BaseException:
             if reserving.result is not None:
                 reserving.result.cancel()
@@ -348,7 +348,7 @@ class Attempts:
         if self.outage_policy is not None:
             self.outage_policy.answered(request.caller)
         storing = Work(partial(self._settled, call, reservation))
-        yield from self._worked(storing)
+        yield from self._do(storing)
         kept: Call = storing.result
         return kept
 
@@ -356,7 +356,7 @@ class Attempts:
         policy = self.outage_policy
         return policy is not None and policy.is_temporary(error, self.request, attempt=number)
 
-    def _worked(self, work: Work) -> Generator[Step, None, None]:
+    def _do(self, work: Work) -> Generator[Step, None, None]:
         """Do ``work``, in a thread only for a shared store, which may take long."""
         if self.shared is not None:
             yield work

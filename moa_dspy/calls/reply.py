@@ -152,7 +152,7 @@ def _opened(answer: str, is_whole: bool) -> str | None:
     lower = answer.lower()
     if token := next(filter(lower.startswith, _ANSWER_OPENS), None):
         return answer[len(token) :].lstrip()
-    may_follow = not is_whole and any(one.startswith(lower) for one in _ANSWER_OPENS)
+    may_follow = not is_whole and any(beginning.startswith(lower) for beginning in _ANSWER_OPENS)
     return None if may_follow else answer
 
 
@@ -171,7 +171,7 @@ def _without_begun(text: str, closing: str) -> str:
 def _may_begin(text: str) -> bool:
     """True if a thought may follow: ``text`` is empty, or the beginning of an opening tag."""
     lower = text.lower()
-    return any(one.startswith(lower) for one in _BEGINNINGS)
+    return any(beginning.startswith(lower) for beginning in _BEGINNINGS)
 
 
 def _split_unopened(text: str, request: str, is_whole: bool, is_opened: bool | None) -> SplitReply:
@@ -240,7 +240,7 @@ def thinks_aloud(text: str) -> bool:
     known.
     """
     begun = text.lstrip().lower().replace("\u2019", "'")
-    unspaced = any(one.startswith(begun[: len(one)]) for one in _ALOUD_UNSPACED)
+    unspaced = any(phrase.startswith(begun[: len(phrase)]) for phrase in _ALOUD_UNSPACED)
     return unspaced or any(map(partial(_begins_with, begun), _ALOUD))
 
 
@@ -372,8 +372,8 @@ def reply_facts(response: str | None, request: str = "") -> ReplyFacts:
     if response is None:
         return ReplyFacts()
     # In canonical JSON the reason precedes the message, and quotes inside texts are escaped.
-    found = _FINISH.search(response)
-    finish = found[1] if found else None
+    match = _FINISH.search(response)
+    finish = match[1] if match else None
     if not _TO_LOOK_AT.search(response):
         return ReplyFacts(finish)
     message = json.loads(response).get("message") or {}
@@ -401,13 +401,13 @@ def why_no_answer(
     split = split_reply(text, request=request)
     if split.answer.strip():
         return None
-    why = _WHY_ENDED.get(finish_reason or "", "")
+    cause = _WHY_ENDED.get(finish_reason or "", "")
     refusal = " ".join(text for kind, text in parts if kind == "refusal").split()
     if refusal:
         return f"{_REFUSED}{' '.join(refusal)}"
     if split.thought or any(kind == "thinking" for kind, _ in parts):
-        return f"The model answered with reasoning only, and no text{why}."
-    return f"The model answered with an empty text{why}."
+        return f"The model answered with reasoning only, and no text{cause}."
+    return f"The model answered with an empty text{cause}."
 
 
 def is_refusal(no_answer: str) -> bool:
@@ -425,12 +425,12 @@ _WHY_ENDED: Final = {
 def why_broken_off(reply: Any, finish_reason: str | None = None) -> str | None:
     """Return the endpoint's message that it failed during a reply or stream; None if it did not."""
     choice = _first_choice(reply)
-    given, said = choice.get("finish_reason"), choice.get("error")
-    reason = given if given in BROKEN_OFF else finish_reason
-    if reason not in BROKEN_OFF and not said:
+    choice_reason, error = choice.get("finish_reason"), choice.get("error")
+    reason = choice_reason if choice_reason in BROKEN_OFF else finish_reason
+    if reason not in BROKEN_OFF and not error:
         return None
-    words = (said.get("message") if isinstance(said, Mapping) else said) or "no reason given"
-    shown = f" (finish_reason {reason or given!r})" if reason or given else ""
+    words = (error.get("message") if isinstance(error, Mapping) else error) or "no reason given"
+    shown = f" (finish_reason {reason or choice_reason!r})" if reason or choice_reason else ""
     return f"The endpoint broke off its answer{shown}: {words}"
 
 

@@ -79,8 +79,8 @@ class Limiter:
     def lower(self, limit: int | None) -> None:
         """Lower the limit to ``limit``, if that is smaller; slots already granted stay granted."""
         with self._lock:
-            given = [n for n in (self._limit, limit) if n is not None]
-            self._limit = min(given, default=None)
+            limits = [n for n in (self._limit, limit) if n is not None]
+            self._limit = min(limits, default=None)
 
     def acquire(self) -> Slot:
         """Queue for a slot; ``release`` must be called exactly once afterwards, in all cases."""

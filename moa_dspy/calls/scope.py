@@ -105,8 +105,8 @@ class CallTable:
     stage: str = ""
     counts: dict[tuple[str, str], CallCount] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
-    _asked: dict[int, tuple[str, float]] = field(default_factory=dict)
-    _n_asked: int = 0
+    _open_calls: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _n_begun: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, log: Sequence[CallFacts]) -> None:
@@ -130,40 +130,40 @@ class CallTable:
     def begin(self, agent: str) -> int:
         """Record that a request to an agent was sent; return a number for ``end``."""
         with self._lock:
-            self._n_asked += 1
-            self._asked[self._n_asked] = (agent, time.monotonic())
-            return self._n_asked
+            self._n_begun += 1
+            self._open_calls[self._n_begun] = (agent, time.monotonic())
+            return self._n_begun
 
     def end(self, number: int) -> None:
         """Record that the request of this number is no longer waited for."""
         with self._lock:
-            self._asked.pop(number, None)
+            self._open_calls.pop(number, None)
 
     def waiting(self) -> dict[str, tuple[int, float]]:
         """Return by agent the number of requests under way, and the seconds of the longest."""
-        found: dict[str, tuple[int, float]] = {}
+        by_agent: dict[str, tuple[int, float]] = {}
         now = time.monotonic()
         with self._lock:
-            for agent, since in self._asked.values():  # the oldest first
-                n, longest = found.get(agent, (0, now - since))
-                found[agent] = (n + 1, longest)
-        return found
+            for agent, since in self._open_calls.values():  # the oldest first
+                n, longest = by_agent.get(agent, (0, now - since))
+                by_agent[agent] = (n + 1, longest)
+        return by_agent
 
     def n_calls(self, stage: str) -> int:
         """Return the calls of a stage that have ended."""
         with self._lock:
-            counts = [count for (one, _), count in self.counts.items() if one == stage]
+            counts = [count for (name, _), count in self.counts.items() if name == stage]
         return sum(count.made + count.reused for count in counts)
 
     def by_agent(self) -> dict[str, CallCount]:
         """Return the sums over all stages."""
-        found: dict[str, CallCount] = {}
+        totals: dict[str, CallCount] = {}
         with self._lock:
             for (_, agent), count in self.counts.items():
-                total = found.setdefault(agent, CallCount())
+                total = totals.setdefault(agent, CallCount())
                 for name in ("made", "reused", "failed", "tokens", "usd"):
                     setattr(total, name, getattr(total, name) + getattr(count, name))
-        return found
+        return totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +203,11 @@ class CallScope:
     @contextmanager
     def asking(self, agent: str) -> Iterator[None]:
         """Count an agent as being waited for while inside."""
-        asked = [(table, table.begin(agent)) for table in self.tables]
+        entries = [(table, table.begin(agent)) for table in self.tables]
         try:
             yield
         finally:
-            for table, number in asked:
+            for table, number in entries:
                 table.end(number)
 
 
@@ -234,7 +234,7 @@ def call_scope(
     """
     outer = current_scope()
     events = outer.cancelled if cancelled is None else (*outer.cancelled, cancelled)
-    is_known = any(one is table for one in outer.tables)
+    is_known = any(other is table for other in outer.tables)
     scope = CallScope(
         sample=outer.sample if sample is None else sample,
         example=outer.example if example is None else example,
@@ -279,8 +279,8 @@ def interrupt_event() -> Interrupt | None:
     The caller is a ``dspy.Parallel`` or ``dspy.Evaluate`` that runs this thread, or a coroutine
     that waits for this thread (``dspy.asyncify``, ``dspy.streamify``, a web server); else None.
     """
-    if (known := current_scope().interrupted) is not None:
-        return known
+    if (event := current_scope().interrupted) is not None:
+        return event
     return _executors_event() or _hosts_event()
 
 
@@ -333,8 +333,8 @@ class _CancelledHost:
 
 
 def _earlier(outer: float | None, inner: float | None) -> float | None:
-    given = [moment for moment in (outer, inner) if moment is not None]
-    return min(given, default=None)
+    moments = [moment for moment in (outer, inner) if moment is not None]
+    return min(moments, default=None)
 
 
 class Clock:

@@ -186,7 +186,7 @@ _POLL_SECONDS: Final = 0.05
 """Time between two checks whether a waiter's caller has ended; nothing else would wake it."""
 
 
-def unless(interrupted: Interrupt, running: Future[_T], *, what: str = "call") -> _T:
+def unless(interrupted: Interrupt, running: Future[_T], *, operation: str = "call") -> _T:
     """Return the result of ``running``, which continues alone if the caller is interrupted.
 
     Raises:
@@ -194,17 +194,17 @@ def unless(interrupted: Interrupt, running: Future[_T], *, what: str = "call") -
     """
     while not wait([running], timeout=_POLL_SECONDS).done:
         if interrupted.is_set():
-            raise _given_up(what)
+            raise _given_up(operation)
     return running.result()
 
 
-async def aunless(interrupted: Interrupt, running: Awaitable[_T], *, what: str = "call") -> _T:
+async def aunless(interrupted: Interrupt, running: Awaitable[_T], *, operation: str = "call") -> _T:
     """Return as ``unless``, in a coroutine; an interrupt cancels ``running``."""
     task = asyncio.ensure_future(running)
     try:
         while not (await asyncio.wait([task], timeout=_POLL_SECONDS))[0]:
             if interrupted.is_set():
-                raise _given_up(what)
+                raise _given_up(operation)
         return task.result()
     finally:
         if not task.done():
@@ -225,7 +225,7 @@ def events_unless(interrupted: Interrupt | None, events: Iterator[_T]) -> Iterat
         return
     while True:
         step = partial(copy_context().run, next, events, _NO_EVENT)
-        event = unless(interrupted, THREADS.submit(step), what="stream")
+        event = unless(interrupted, THREADS.submit(step), operation="stream")
         if event is _NO_EVENT:
             return
         try:
@@ -249,14 +249,14 @@ async def aevents_unless(
             if interrupted is None:
                 event = await following
             else:
-                event = await aunless(interrupted, following, what="stream")
+                event = await aunless(interrupted, following, operation="stream")
         except StopAsyncIteration:
             return
         yield event
 
 
-def _given_up(what: str) -> DeadlineError:
-    return DeadlineError(f"The {what} was interrupted.")
+def _given_up(operation: str) -> DeadlineError:
+    return DeadlineError(f"The {operation} was interrupted.")
 
 
 def _too_late(seconds: float) -> lm15.TimeoutError:

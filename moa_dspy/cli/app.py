@@ -80,9 +80,9 @@ def _inputs(fields: list[str], question: str | None, more: list[str]) -> dict[st
     for text in more:
         name, equals, value = text.partition("=")
         if not equals or name not in fields or name in inputs:
-            known = ", ".join(field for field in fields if field not in inputs) or "none is left"
+            choices = ", ".join(field for field in fields if field not in inputs) or "none is left"
             raise typer.BadParameter(
-                f"--input {text!r} must be NAME=VALUE with a NAME of: {known}."
+                f"--input {text!r} must be NAME=VALUE with a NAME of: {choices}."
             )
         inputs[name] = value
     if absent := [field for field in fields if field not in inputs]:
@@ -252,8 +252,8 @@ def _prune(store: CallStore, chosen: CallFilter, *, is_sure: bool) -> None:
     if is_sure:
         typer.echo(f"deleted {prune(store.database, chosen):,} calls", err=True)
         return
-    found = summaries(store.database, chosen)
-    n, usd = sum(each.calls for each in found), sum(each.usd for each in found)
+    agents = summaries(store.database, chosen)
+    n, usd = sum(agent.calls for agent in agents), sum(agent.usd for agent in agents)
     typer.echo(
         f"Nothing is deleted; with --yes it would be {n:,} calls that cost {usd:,.4f} usd.",
         err=True,
@@ -263,33 +263,33 @@ def _prune(store: CallStore, chosen: CallFilter, *, is_sure: bool) -> None:
 def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
     from moa_dspy.calls import summaries
 
-    found = summaries(store.database, chosen)
-    total = _total(found)
+    totals = summaries(store.database, chosen)
+    total = _total(totals)
     if as_json:
-        agents = [asdict(each) for each in found]
+        agents = [asdict(each) for each in totals]
         content = {"store": store.database.name, "agents": agents, "total": asdict(total)}
         typer.echo(json.dumps(content, allow_nan=False))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=store.database.name, show_footer=len(found) > 1)
+    table = Table(title=store.database.name, show_footer=len(totals) > 1)
     table.add_column("agent", footer=total.agent, no_wrap=True)
     for name, style in _COLUMNS.items():
         footer = format(getattr(total, name), style)
         table.add_column(name.replace("_", " "), justify="right", footer=footer)
-    for each in found:
+    for each in totals:
         table.add_row(each.agent, *(format(getattr(each, n), _COLUMNS[n]) for n in _COLUMNS))
     # Without a terminal Rich uses 80 columns, but a log has room for the whole table.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
     Console(width=width).print(table)
 
 
-def _total(found: list[AgentSummary]) -> AgentSummary:
+def _total(agents: list[AgentSummary]) -> AgentSummary:
     from moa_dspy.calls import AgentSummary
 
     names = [f.name for f in fields(AgentSummary) if f.name != "agent"]
-    return AgentSummary("all", **{n: sum(getattr(each, n) for each in found) for n in names})
+    return AgentSummary("all", **{n: sum(getattr(agent, n) for agent in agents) for n in names})
 
 
 def _interrupted(command: str | None, kept: str) -> str:

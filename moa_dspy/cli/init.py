@@ -94,17 +94,17 @@ def init(
     profile, path = _read(data, split, out)
     if (flat := profile.flat([*(inputs or ()), *(outputs or ())])) is not None:
         profile, path = _copied(flat.rows(), data, out)
-    asked, right = _roles(profile, inputs or [], outputs or [])
+    in_names, out_names = _roles(profile, inputs or [], outputs or [])
     models = list(found_models(server or []))
     relative = Path(os.path.relpath(path, out)).as_posix()
-    draft = StudyDraft(profile, asked, right, relative, models)
+    draft = StudyDraft(profile, in_names, out_names, relative, models)
     text = draft.text(_name_of(data))
     replace_file(files["pool.toml"], _pool(models, draft.is_short), error=PoolError)
     replace_file(files["study.toml"], text, error=StudyError)
-    typer.echo(f"{data}: {profile.n_rows} rows; {', '.join(asked)} -> {', '.join(right)}")
+    typer.echo(f"{data}: {profile.n_rows} rows; {', '.join(in_names)} -> {', '.join(out_names)}")
     notes = [f"note: {note}" for note in draft.faults.lines()]
-    found = [f"found {model.model} ({model.origin})" for model in models]
-    for line in [*notes, *found, *(f"wrote {file}" for file in files.values())]:
+    model_lines = [f"found {model.model} ({model.origin})" for model in models]
+    for line in [*notes, *model_lines, *(f"wrote {file}" for file in files.values())]:
         typer.echo(line)
     typer.echo(f"next: moa-dspy check {files['study.toml']} --probe")
     typer.echo(f"then: moa-dspy optimize {files['study.toml']}")
@@ -127,9 +127,9 @@ def _read(data: str, split: str, out: Path) -> tuple[TableProfile, Path]:
     elif path.is_dir() or (not path.suffix and data.count("/") == 1):
         records = list(hub_records(data, split=split))
     else:
-        known = ", ".join(sorted([*FORMATS, ".json"]))
+        types = ", ".join(sorted([*FORMATS, ".json"]))
         raise DataError(
-            f"{data} is neither a file of a known format ({known}) nor the owner/name of a hub "
+            f"{data} is neither a file of a known format ({types}) nor the owner/name of a hub "
             "data set."
         )
     return _copied((row for _, row in records), data, out)
@@ -152,23 +152,23 @@ def _roles(
     """Return the input columns and those with right answers; ask the user if unclear."""
     profile.check_columns(inputs, "--input")
     profile.check_columns(outputs, "--output")
-    right = list(outputs)
-    if not right:
+    out_names = list(outputs)
+    if not out_names:
         guess = profile.guess_output()
         if guess is None or guess in inputs:
-            guess = _asked(profile, "Which column holds the right answer?", "--output")
-        right = [guess]
-    asked = list(inputs) or list(profile.guess_inputs(right))
-    if not asked:
-        answer = _asked(profile, "Which columns are the inputs (a, b)?", "--input", several=True)
-        asked = [name.strip() for name in answer.split(",")]
-        profile.check_columns(asked, "--input")
-    if both := sorted(set(asked) & set(right)):
+            guess = _ask(profile, "Which column holds the right answer?", "--output")
+        out_names = [guess]
+    in_names = list(inputs) or list(profile.guess_inputs(out_names))
+    if not in_names:
+        answer = _ask(profile, "Which columns are the inputs (a, b)?", "--input", several=True)
+        in_names = [name.strip() for name in answer.split(",")]
+        profile.check_columns(in_names, "--input")
+    if both := sorted(set(in_names) & set(out_names)):
         raise DataError(f"Column {both[0]!r} cannot be both --input and --output.")
-    return asked, right
+    return in_names, out_names
 
 
-def _asked(profile: TableProfile, question: str, option: str, *, several: bool = False) -> str:
+def _ask(profile: TableProfile, question: str, option: str, *, several: bool = False) -> str:
     from moa_dspy.data.discover import shown_cell
 
     names = profile.candidates
@@ -199,19 +199,19 @@ def found_models(servers: Sequence[str]) -> Iterator[FoundModel]:
     Raises:
         PoolError: If a server is not on this machine or does not answer, or nothing is found.
     """
-    found = [*_of_servers(servers), *_of_weights(), *_of_keys()]
-    if not found:
+    models = [*_of_servers(servers), *_of_weights(), *_of_keys()]
+    if not models:
         if importlib.util.find_spec("xllamacpp") is None:
             raise PoolError(
                 "No model was found: set the API key of a vendor, such as OPENAI_API_KEY, start "
                 "a server such as Ollama, or install moa-dspy[local]."
             )
-        found = [FoundModel(f"local/{_SMALLEST}", "98 MB, fetched at the first run")]
-    yield from found[:_MOST_AGENTS]
+        models = [FoundModel(f"local/{_SMALLEST}", "98 MB, fetched at the first run")]
+    yield from models[:_MOST_AGENTS]
 
 
-def _of_servers(given: Sequence[str]) -> Iterator[FoundModel]:
-    for url in given:
+def _of_servers(urls: Sequence[str]) -> Iterator[FoundModel]:
+    for url in urls:
         base = _loopback(url)
         listed = _listed(base)
         if not listed:
@@ -248,7 +248,7 @@ def _listed(base: str) -> list[str]:
     try:
         with opener.open(f"{base}/models", timeout=_SECONDS) as reply:
             content = json.loads(reply.read(1_000_000))
-        names = [str(one["id"]) for one in content["data"]]
+        names = [str(model["id"]) for model in content["data"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [name for name in names if not _NO_CHAT.search(name)]
@@ -318,15 +318,15 @@ class StudyDraft:
 
     Attributes:
         profile: The table.
-        asked: Input columns.
-        right: Columns with right answers.
+        inputs: Input columns.
+        outputs: Columns with right answers.
         path: Path of the table in the study file.
         models: Models that were found.
     """
 
     profile: TableProfile
-    asked: Sequence[str]
-    right: Sequence[str]
+    inputs: Sequence[str]
+    outputs: Sequence[str]
     path: str
     models: Sequence[FoundModel]
 
@@ -337,8 +337,8 @@ class StudyDraft:
 
         values, rows = self.profile.values, range(self.profile.n_rows)
         return TableFaults.of(
-            [{c: values[c][row] for c in self.asked} for row in rows],
-            [{c: values[c][row] for c in self.right} for row in rows],
+            [{c: values[c][row] for c in self.inputs} for row in rows],
+            [{c: values[c][row] for c in self.outputs} for row in rows],
         )
 
     @property
@@ -355,7 +355,7 @@ class StudyDraft:
         if (n := self.faults.n_usable) < 3:
             raise DataError(f"{self.profile.source}: only {n} rows can be used.")
         lines = [
-            f"# Which of your models should answer {', '.join(self.right)}, alone or together?",
+            f"# Which of your models should answer {', '.join(self.outputs)}, alone or together?",
             "# optimize/README.md of moa-dspy describes every key.",
             f"name = {_toml(name)}",
             "seed = 0",
@@ -374,13 +374,13 @@ class StudyDraft:
     def _fields(self) -> dict[str, str]:
         from moa_dspy.data.discover import field_names
 
-        return field_names([*self.asked, *self.right])
+        return field_names([*self.inputs, *self.outputs])
 
     @cached_property
     def _kind(self) -> AnswerKind:
         from moa_dspy.data.discover import AnswerKind, answer_kind
 
-        kinds = {answer_kind(self.profile.values[column]) for column in self.right}
+        kinds = {answer_kind(self.profile.values[column]) for column in self.outputs}
         mixed = AnswerKind("exact_match", "text", "Reply with the answers only.")
         return kinds.pop() if len(kinds) == 1 else mixed
 
@@ -388,16 +388,18 @@ class StudyDraft:
         from moa_dspy.data.discover import are_alternatives
 
         fields, kind = self._fields, self._kind
-        asked, right = (", ".join(fields[c] for c in part) for part in (self.asked, self.right))
+        input_names, output_names = (
+            ", ".join(fields[c] for c in part) for part in (self.inputs, self.outputs)
+        )
         yield "[task]"
-        yield f"signature = {_toml(f'{asked} -> {right}')}"
+        yield f"signature = {_toml(f'{input_names} -> {output_names}')}"
         yield "# The task in a sentence or two: say here what a person would have to know."
-        yield f"instructions = {_toml(kind.task(self.asked, self.right))}"
-        if len(self.right) == 1:
+        yield f"instructions = {_toml(kind.task(self.inputs, self.outputs))}"
+        if len(self.outputs) == 1:
             yield 'adapter = "plain"    # one text in no format, which small models can follow'
         yield "# Or exact_match, contains, f1, numeric_match, choice, json_match, module:function"
         yield f"metric = {_toml(kind.metric)}"
-        if any(are_alternatives(self.profile.values[column]) for column in self.right):
+        if any(are_alternatives(self.profile.values[column]) for column in self.outputs):
             yield "# Of a cell that is a list any item is right; json_match asks for all of it."
         yield "# When a vote takes two answers for equal: as whole texts, or by the last word."
         yield f"normalise = {_toml(kind.normalise)}"
@@ -409,8 +411,8 @@ class StudyDraft:
         renamed = [f"{f} = {_toml(c)}" for c, f in fields.items() if f != c]
         yield "[data]"
         yield f"path = {_toml(self.path)}"
-        yield f"inputs = {_toml([fields[c] for c in self.asked])}"
-        yield f"outputs = {_toml([fields[c] for c in self.right])}"
+        yield f"inputs = {_toml([fields[c] for c in self.inputs])}"
+        yield f"outputs = {_toml([fields[c] for c in self.outputs])}"
         if renamed:
             yield f"columns = {{ {', '.join(renamed)} }}"
         if faults.n_blank:

@@ -142,74 +142,74 @@ def check(
     from moa_dspy.optimize.preflight import check_before
 
     with _prints_aside(True), each_warning_once():
-        found = check_before(_read(study), asks=probe)
+        preflight = check_before(_read(study), asks=probe)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), allow_nan=False))
+        typer.echo(json.dumps(preflight.to_json(), allow_nan=False))
     else:
-        _show_check(found)
-    if found.too_small or any(agent.failure for agent in found.agents):
+        _show_check(preflight)
+    if preflight.too_small or any(agent.failure for agent in preflight.agents):
         raise typer.Exit(2)
 
 
 def _ask_to_go_on(prepared: PreparedStudy, ask_above: float) -> None:
     from moa_dspy.optimize.preflight import check_before
 
-    found = check_before(prepared)
-    most = found.most_usd
+    preflight = check_before(prepared)
+    most = preflight.most_usd
     if most is None:
-        names = ", ".join(found.unpriced)
+        names = ", ".join(preflight.unpriced)
         typer.echo(f"The price of {names} is unknown, and so is what the study costs.", err=True)
     elif most <= ask_above:
         return
     else:
-        typer.echo(f"The study takes {_about(found, 'usd')} usd{_capped(found)}.", err=True)
+        typer.echo(f"The study takes {_about(preflight, 'usd')} usd{_capped(preflight)}.", err=True)
     if not typer.confirm("Go on?", default=False, err=True):
         raise typer.Exit(1)
 
 
-def _about(found: Preflight, unit: str, shown: Any = None) -> str:
+def _about(preflight: Preflight, unit: str, shown: Any = None) -> str:
     from moa_dspy.optimize.report import about, amount
 
-    low, likely, high = (getattr(found.whole.costs[n], unit) for n in ("low", "likely", "high"))
+    low, likely, high = (getattr(preflight.whole.costs[n], unit) for n in ("low", "likely", "high"))
     return about(likely, low, high, shown or amount)
 
 
-def _capped(found: Preflight) -> str:
-    limit = found.budget.usd
+def _capped(preflight: Preflight) -> str:
+    limit = preflight.budget.usd
     return "" if limit is None else f", and at most its budget of {limit:g} usd"
 
 
-def _show_check(found: Preflight) -> None:
-    rows = ", ".join(f"{n} {name}" for name, n in found.n_rows.items())
-    typer.echo(f"{found.name}: {len(found.agents)} agents, {rows} rows")
-    _print(_agents_table(found))
-    if found.stages:
-        _print(_stages_table(found))
-    if (whole := found.estimate).capped_by is not None:
+def _show_check(preflight: Preflight) -> None:
+    rows = ", ".join(f"{n} {name}" for name, n in preflight.n_rows.items())
+    typer.echo(f"{preflight.name}: {len(preflight.agents)} agents, {rows} rows")
+    _print(_agents_table(preflight))
+    if preflight.stages:
+        _print(_stages_table(preflight))
+    if (whole := preflight.estimate).capped_by is not None:
         share = f"about {100 * whole.share:.0f} % of that"
         typer.echo(f"budget.{whole.capped_by} = {whole.ceiling:.10g} allows {share}")
-    for name, value in found.smallest.items():
+    for name, value in preflight.smallest.items():
         typer.echo(f"smallest budget.{name} that reaches a verdict: {value:,.10g}")
-    for name, value in found.too_small.items():
-        limit = getattr(found.budget, name)
+    for name, value in preflight.too_small.items():
+        limit = getattr(preflight.budget, name)
         typer.echo(
             f"error: `budget.{name}` is {limit:.10g}, but a verdict needs about {value:.10g} at "
             "least. Allow that much, or give fewer rows.",
             err=True,
         )
-    for note in found.notes:
+    for note in preflight.notes:
         typer.echo(f"note: {note}")
-    for agent in found.agents:
+    for agent in preflight.agents:
         if agent.failure:
             typer.echo(f"error: Agent {agent.name!r} does not answer: {agent.failure}", err=True)
 
 
-def _agents_table(found: Preflight) -> Any:
+def _agents_table(preflight: Preflight) -> Any:
     from rich.table import Table
 
     names = ("agent", "usd per million tokens", "source", "prompt", "reply", "seconds", "says")
     table = Table(*names)
-    for agent in found.agents:
+    for agent in preflight.agents:
         usd, source = price_texts(agent.price)
         low, high = (agent.reply_tokens[level] for level in ("low", "high"))
         seconds = "" if agent.seconds is None else f"{agent.seconds:.2f}"
@@ -235,21 +235,21 @@ def price_texts(price: Price | None) -> tuple[str, str]:
     return shown, source.get(price.source, price.source)
 
 
-def _stages_table(found: Preflight) -> Any:
+def _stages_table(preflight: Preflight) -> Any:
     from rich.table import Table
 
     from moa_dspy.optimize.live_view import clock
 
-    told = "In brackets: the range of nine studies out of ten."
-    table = Table("stage", "calls", "usd", "time", caption=told, caption_justify="left")
-    for stage in found.stages:
+    caption = "In brackets: the range of nine studies out of ten."
+    table = Table("stage", "calls", "usd", "time", caption=caption, caption_justify="left")
+    for stage in preflight.stages:
         costs = [stage.costs[level] for level in ("low", "likely", "high")]
         usd = _ranged(*(f"{cost.usd:.4f}" if cost.usd else "0" for cost in costs))
         table.add_row(
             stage.name,
             _ranged(*(f"{cost.calls:,.0f}" for cost in costs)),
-            "unknown" if found.unpriced else usd,
-            _ranged(*(clock(cost.seconds) for cost in costs)) if found.is_timed else "unknown",
+            "unknown" if preflight.unpriced else usd,
+            _ranged(*(clock(cost.seconds) for cost in costs)) if preflight.is_timed else "unknown",
         )
     return table
 

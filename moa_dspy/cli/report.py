@@ -124,9 +124,9 @@ def compare(
 
     if len(runs) < 2:
         raise StudyError("`compare` needs two runs or more, but got one.")
-    found = {str(run): compared_facts(read_run(run)[0]) for run in runs}
+    facts_by_run = {str(run): compared_facts(read_run(run)[0]) for run in runs}
     if as_json:
-        typer.echo(json.dumps(found, allow_nan=False))
+        typer.echo(json.dumps(facts_by_run, allow_nan=False))
         return
     from rich.console import Console
     from rich.table import Table
@@ -134,10 +134,10 @@ def compare(
 
     table = Table()
     table.add_column("")
-    for name in found:
+    for name in facts_by_run:
         table.add_column(Text(name), overflow="fold")
-    for fact in next(iter(found.values())):
-        table.add_row(fact, *(Text(facts[fact]) for facts in found.values()))
+    for fact in next(iter(facts_by_run.values())):
+        table.add_row(fact, *(Text(facts[fact]) for facts in facts_by_run.values()))
     # Without a terminal Rich uses 80 columns, but a log has room for the whole table.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
     Console(width=width).print(table)
@@ -224,7 +224,7 @@ def front_members(result: StudyResult) -> list[str]:
         return list(result.front)
     is_priced = all(trial.usd is not None for trial in result.trials)
     cost = "usd" if is_priced else "calls"
-    return [one.architecture for one in front(result.trials, ("score", cost))]
+    return [trial.architecture for trial in front(result.trials, ("score", cost))]
 
 
 def note_on_test(result: StudyResult, architecture: str) -> str:
@@ -239,12 +239,12 @@ def note_on_test(result: StudyResult, architecture: str) -> str:
     if architecture in tested_for_less:
         return f"tested, {_SEEN}: {tested_for_less[architecture].text}"
     on_val = next((t.score for t in result.trials if t.architecture == architecture), None)
-    known = (
+    val_note = (
         ""
         if on_val is None
         else f"; {points(on_val)} % on val, which is too high for the best of many"
     )
-    return f"not tested: it was not asked a test question{known}"
+    return f"not tested: it was not asked a test question{val_note}"
 
 
 def _write_program(source: Path, text: str, agents: Path, path: Path, *, note: str) -> None:

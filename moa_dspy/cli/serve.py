@@ -113,9 +113,9 @@ def _pool_file(name: str) -> Path:
         return Path(name)
     path = POOLS / f"{name}.toml"
     if not path.is_file():
-        found = ", ".join(sorted(file.stem for file in POOLS.glob("*.toml"))) or "none"
+        choices = ", ".join(sorted(file.stem for file in POOLS.glob("*.toml"))) or "none"
         raise PoolError(
-            f"Unknown pool {name!r}; {POOLS} has {found}. A path to a TOML file also works."
+            f"Unknown pool {name!r}; {POOLS} has {choices}. A path to a TOML file also works."
         )
     return path
 
@@ -217,8 +217,8 @@ def _run(
     from moa_dspy.serve.app import create_app
     from moa_dspy.serve.limits import BoundedCalls
 
-    made = Pool.read(agents, calls=Calls(BoundedCalls()))
-    catalogue = Catalogue(_by_name(paths, made), made, aggregator=aggregator, limits=limits)
+    pool = Pool.read(agents, calls=Calls(BoundedCalls()))
+    catalogue = Catalogue(_by_name(paths, pool), pool, aggregator=aggregator, limits=limits)
     app = create_app(catalogue, keys=keys, limits=limits, has_content_log=has_content_log)
     _log_to_console()
     typer.echo(f"models: {', '.join(catalogue.models)}", err=True)
@@ -348,32 +348,32 @@ class Conversation:
         else:
             self._show_agents(self._latest)
 
-    def _show_agents(self, made: ChatAnswer) -> None:
-        for seat, one in made.answer.seats or (("alone", made.answer.final),):
-            tokens = one.prompt_tokens + one.completion_tokens
-            head = f"{seat}: {one.agent}  ({tokens} tokens, {one.seconds:.2f} s)"
+    def _show_agents(self, answer: ChatAnswer) -> None:
+        for seat, response in answer.answer.seats or (("alone", answer.answer.final),):
+            tokens = response.prompt_tokens + response.completion_tokens
+            head = f"{seat}: {response.agent}  ({tokens} tokens, {response.seconds:.2f} s)"
             self._console.print(head, style="bold", markup=False)
-            said = one.text if one.has_answer else f"failed: {one.failure}"
-            self._console.print(said.translate(_CONTROLS), markup=False)
+            text = response.text if response.has_answer else f"failed: {response.failure}"
+            self._console.print(text.translate(_CONTROLS), markup=False)
 
     def _turn(self, runner: asyncio.Runner, text: str) -> None:
         from moa_dspy.dspy_internals import lm15
 
-        asked = lm15.Message.user(text)
+        message = lm15.Message.user(text)
         try:
-            made = runner.run(self._answer([*self._messages, asked]))
+            answer = runner.run(self._answer([*self._messages, message]))
         except KeyboardInterrupt:
             self._console.print("\n(stopped)")
             return
         except MoaError as error:
             self._console.print(f"error: {error}", markup=False)
             return
-        self._latest = made
-        self._messages += [asked, made.reply.message]
-        total = None if self._usd is None or made.usd is None else self._usd + made.usd
+        self._latest = answer
+        self._messages += [message, answer.reply.message]
+        total = None if self._usd is None or answer.usd is None else self._usd + answer.usd
         self._usd = total
         spent = "total price unknown" if total is None else f"{total:.6f} usd in all"
-        cost = made.answer.summary if made.answer.responses else made.answer.final.cost
+        cost = answer.answer.summary if answer.answer.responses else answer.answer.final.cost
         self._console.print(f"({cost}; {spent})", style="dim", markup=False)
 
     async def _answer(self, messages: list[Any]) -> ChatAnswer:
@@ -382,7 +382,7 @@ class Conversation:
         from moa_dspy.dspy_internals import lm15
 
         request = lm15.Request(model="chat", messages=tuple(messages), system=self._system or None)
-        made: ChatAnswer | None = None
+        answer: ChatAnswer | None = None
         with self._console.status("thinking") as status:
             async for event in self._mixture.astream(request):
                 if isinstance(event, StatusMessage):
@@ -391,11 +391,11 @@ class Conversation:
                     status.stop()
                     self._show(event.delta)
                 elif hasattr(event, "answer"):
-                    made = event
+                    answer = event
         self._console.print()
-        if made is None:
+        if answer is None:
             raise MoaError("The stream ended without an answer.")
-        return made
+        return answer
 
     def _show(self, delta: Any) -> None:
         if delta.type == "text":

@@ -94,11 +94,11 @@ class TableProfile:
         None if there is no object, or if it is not needed, as the table already has columns of
         these names and a column named like right answers, which may be objects.
         """
-        found = TableProfile.of([("", dict(_flat(row))) for row in self.rows()], self.source)
-        is_named = any(name in found.columns and name not in self.columns for name in names)
+        profile = TableProfile.of([("", dict(_flat(row))) for row in self.rows()], self.source)
+        is_named = any(name in profile.columns and name not in self.columns for name in names)
         is_called = any(_words(name) & OUTPUT_NAMES for name in self.candidates)
         is_needed = is_named or not (names or is_called)
-        return found if is_needed and found.columns != self.columns else None
+        return profile if is_needed and profile.columns != self.columns else None
 
     @property
     def split_column(self) -> str | None:
@@ -183,18 +183,20 @@ class AnswerKind:
     instruction: str
     choices: tuple[str, ...] = ()
 
-    def task(self, asked: Sequence[str], right: Sequence[str]) -> str:
+    def task(self, input_columns: Sequence[str], output_columns: Sequence[str]) -> str:
         """Return the task's instructions for output columns that are all of this kind.
 
         A choice is worded as a question: SmolLM2-135M found the mood of 18 of 20 reviews with a
         question, and of none with the instruction to give it.
 
         Args:
-            asked: Input columns.
-            right: Output columns, with right answers.
+            input_columns: Input columns.
+            output_columns: Output columns, with right answers.
         """
-        of, names = (" and the ".join(map(_bare, columns)) for columns in (asked, right))
-        if not self.choices or len(right) > 1:
+        of, names = (
+            " and the ".join(map(_bare, columns)) for columns in (input_columns, output_columns)
+        )
+        if not self.choices or len(output_columns) > 1:
             return f"Give the {names}. {self.instruction}"
         *others, last = self.choices
         shown = f"{', '.join(others)} or {last}" if others else last
@@ -218,11 +220,11 @@ def answer_kind(values: Sequence[Any]) -> AnswerKind:
         return AnswerKind("numeric_match", "answer", "Reply with the number only.")
     if len(distinct) <= min(MOST_CHOICES, len(texts) // 2) and max(map(len, texts)) <= 40:
         shown = sorted({text.strip() for text in texts}, key=str.casefold)
-        told = f"Reply with one of: {', '.join(shown)}."
+        instruction = f"Reply with one of: {', '.join(shown)}."
         # Models put a choice into a sentence, whose last word identifies it if all choices end
         # differently.
         has_own_end = len(set(map(normalise_answer, shown))) == len(distinct)
-        return AnswerKind("choice", "answer" if has_own_end else "text", told, tuple(shown))
+        return AnswerKind("choice", "answer" if has_own_end else "text", instruction, tuple(shown))
     if fmean(len(text.split()) for text in texts) <= 4:
         return AnswerKind("exact_match", "text", "Reply with the answer only.")
     return AnswerKind("f1", "text", "Reply with the answer only.")
@@ -232,7 +234,7 @@ def are_alternatives(values: Sequence[Any]) -> bool:
     """Return whether cells are lists of texts or numbers, each of which is accepted."""
     held = [value for value in values if holds_answer(value)]
     return bool(held) and all(
-        isinstance(value, list) and not any(isinstance(one, list | dict) for one in value)
+        isinstance(value, list) and not any(isinstance(item, list | dict) for item in value)
         for value in held
     )
 

@@ -51,13 +51,13 @@ def answer_match(
     Raises:
         MetricError: If the right answer is missing, or is a mapping with unknown keys.
     """
-    given, gold = prediction.answer, example.answer
-    if not isinstance(given, str) and is_container(given):
-        return float(_is_same_value(gold, given, as_written))
+    answer, gold = prediction.answer, example.answer
+    if not isinstance(answer, str) and is_container(answer):
+        return float(_is_same_value(gold, answer, as_written))
     if isinstance(gold, str) and is_absent(gold):
         return 0.0
     rights = [plain_text(right) for right in accepted_answers(gold)]
-    text = "" if is_absent(given) else plain_text(given)
+    text = "" if is_absent(answer) else plain_text(answer)
     is_right = any(_ends_in(text, right, as_written) for right in rights)
     return float(is_right and not (len(rights) > 1 and _lists(text, rights, as_written)))
 
@@ -73,21 +73,21 @@ def version_match(
     return answer_match(example, prediction, as_written=True)
 
 
-def _is_same_value(right: Any, given: Any, as_written: bool) -> bool:
+def _is_same_value(right: Any, answer: Any, as_written: bool) -> bool:
     normalise = normalise_version if as_written else normalise_answer
     rights = [right, *(right if isinstance(right, list | tuple) else ())]
-    value = comparable(given, normalise)
-    return any(comparable(one, normalise) == value for one in rights)
+    value = comparable(answer, normalise)
+    return any(comparable(accepted, normalise) == value for accepted in rights)
 
 
 def _lists(text: str, rights: list[str], as_written: bool) -> bool:
     """Return whether a text consists only of several accepted answers."""
-    known = [answer_words(right, as_written=as_written) for right in rights]
+    accepted = [answer_words(right, as_written=as_written) for right in rights]
     left = answer_words(text, as_written=as_written)
-    if left in known:
+    if left in accepted:
         return False
     while left:
-        ends = [words for words in known if words and left[-len(words) :] == words]
+        ends = [words for words in accepted if words and left[-len(words) :] == words]
         if not ends:
             return False
         left = left[: -max(map(len, ends))]
@@ -126,8 +126,8 @@ class FieldMetric:
 
     def __post_init__(self) -> None:
         if self.name not in FIELD_METRICS:
-            known = ", ".join(sorted(FIELD_METRICS))
-            raise StudyError(f"Unknown metric {self.name!r}; known ones are {known}.")
+            choices = ", ".join(sorted(FIELD_METRICS))
+            raise StudyError(f"Unknown metric {self.name!r}; known ones are {choices}.")
         if not self.weights or not all(
             0 < weight < float("inf") for weight in self.weights.values()
         ):
@@ -163,16 +163,18 @@ class FieldMetric:
         Raises:
             StudyError: If an option is not valid, or a weighted field is not an output.
         """
-        made: Any = dspy.ensure_signature(signature)
-        outputs = made.output_fields
-        given = dict(weights or {name: 1.0 for name in outputs if name != "reasoning"})
-        if unknown := sorted(set(given) - set(outputs)):
+        checked: Any = dspy.ensure_signature(signature)
+        outputs = checked.output_fields
+        field_weights = dict(weights or {name: 1.0 for name in outputs if name != "reasoning"})
+        if unknown := sorted(set(field_weights) - set(outputs)):
             raise StudyError(
                 f"`task.weights`: {unknown[0]!r} is not an output of the signature, whose "
                 f"outputs are {', '.join(outputs)}."
             )
-        listed = {name: choices_of(outputs[name].annotation) for name in given}
-        return cls(name, given, tolerance, {k: texts for k, texts in listed.items() if texts})
+        listed = {name: choices_of(outputs[name].annotation) for name in field_weights}
+        return cls(
+            name, field_weights, tolerance, {k: texts for k, texts in listed.items() if texts}
+        )
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -202,17 +204,17 @@ class FieldMetric:
             / total
         )
 
-    def _score(self, name: str, right: Any, given: Any) -> float:
+    def _score(self, name: str, right: Any, answer: Any) -> float:
         if self.name == "json_match":
-            return json_match(right, given)
+            return json_match(right, answer)
         rights = accepted_answers(right)
-        if is_absent(given):
+        if is_absent(answer):
             return 0.0
         if self.name == "numeric_match":
-            return numeric_match(rights, given, self.tolerance)
+            return numeric_match(rights, answer, self.tolerance)
         if self.name == "choice":
-            return choice_match(rights, given, self.choices.get(name, ()))
-        return FIELD_METRICS[self.name](rights, given)
+            return choice_match(rights, answer, self.choices.get(name, ()))
+        return FIELD_METRICS[self.name](rights, answer)
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
@@ -223,19 +225,19 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
     return tuple(map(plain_text, typing.get_args(annotation))) if is_literal else ()
 
 
-def exact_match(rights: Sequence[Any], given: Any) -> float:
+def exact_match(rights: Sequence[Any], answer: Any) -> float:
     """Return 1.0 for an accepted answer, ignoring blanks, case and Unicode spelling, else 0.0."""
-    value = comparable(given, normalise_text)
+    value = comparable(answer, normalise_text)
     texts = {normalise_text(plain_text(right)) for right in rights}
     is_same = any(comparable(right, normalise_text) == value for right in (*rights, list(rights)))
     return float(
-        is_same or (not is_container(given) and normalise_text(plain_text(given)) in texts)
+        is_same or (not is_container(answer) and normalise_text(plain_text(answer)) in texts)
     )
 
 
-def contains(rights: Sequence[Any], given: Any) -> float:
+def contains(rights: Sequence[Any], answer: Any) -> float:
     """Return 1.0 if the text contains an accepted answer as whole words, else 0.0."""
-    text = _words_of(plain_text(given))
+    text = _words_of(plain_text(answer))
     for right in rights:
         words = _words_of(plain_text(right))
         starts = range(len(text) - len(words) + 1)
@@ -244,26 +246,28 @@ def contains(rights: Sequence[Any], given: Any) -> float:
     return 0.0
 
 
-def f1(rights: Sequence[Any], given: Any) -> float:
+def f1(rights: Sequence[Any], answer: Any) -> float:
     """Return the best F1 score of words over the accepted answers, as in SQuAD."""
     return max(
-        _f1(_squad_words(plain_text(right)), _squad_words(plain_text(given))) for right in rights
+        _f1(_squad_words(plain_text(right)), _squad_words(plain_text(answer))) for right in rights
     )
 
 
-def numeric_match(rights: Sequence[Any], given: Any, tolerance: float = 0.0) -> float:
+def numeric_match(rights: Sequence[Any], answer: Any, tolerance: float = 0.0) -> float:
     """Return 1.0 if the answer's last number is accepted, within ``tolerance``, else 0.0."""
-    found = _last_number(given)
+    number = _last_number(answer)
     for right in rights:
-        wanted = _last_number(right)
-        if wanted is None:
+        expected = _last_number(right)
+        if expected is None:
             raise MetricError(f"The right answer must hold a number, but is {right!r}.")
-        if found is not None and abs(found - wanted) <= Fraction(str(tolerance)) * abs(wanted):
+        if number is not None and abs(number - expected) <= Fraction(str(tolerance)) * abs(
+            expected
+        ):
             return 1.0
     return 0.0
 
 
-def choice_match(rights: Sequence[Any], given: Any, choices: Sequence[str] = ()) -> float:
+def choice_match(rights: Sequence[Any], answer: Any, choices: Sequence[str] = ()) -> float:
     """Return 1.0 if the answer names exactly one choice and it is accepted, else 0.0.
 
     The last line that names a choice counts. A choice of one letter must be a capital there, unless
@@ -271,18 +275,18 @@ def choice_match(rights: Sequence[Any], given: Any, choices: Sequence[str] = ())
     """
     texts = [plain_text(right) for right in rights]
     if not choices:
-        return float(any(_ends_in(plain_text(given), text, as_written=False) for text in texts))
-    wanted = {normalise_text(text) for text in texts}
-    whole = normalise_text(plain_text(given)).strip(string.punctuation + " ")
-    if whole in {normalise_text(one) for one in choices}:
-        return float(whole in wanted)
-    for line in reversed(plain_text(given).splitlines()):
+        return float(any(_ends_in(plain_text(answer), text, as_written=False) for text in texts))
+    accepted = {normalise_text(text) for text in texts}
+    whole = normalise_text(plain_text(answer)).strip(string.punctuation + " ")
+    if whole in {normalise_text(choice) for choice in choices}:
+        return float(whole in accepted)
+    for line in reversed(plain_text(answer).splitlines()):
         if named := _named(line, choices):
-            return float(len(named) == 1 and named <= wanted)
+            return float(len(named) == 1 and named <= accepted)
     return 0.0
 
 
-def json_match(right: Any, given: Any) -> float:
+def json_match(right: Any, answer: Any) -> float:
     """Return the share of keys with equal values among all keys of both objects.
 
     For other values it is 1.0 if they are equal, else 0.0. A text is read as JSON; of an answer
@@ -291,19 +295,19 @@ def json_match(right: Any, given: Any) -> float:
     Raises:
         MetricError: If the right answer is missing, or is a text that is not JSON.
     """
-    wanted = _json(right)
-    if is_absent(right) or wanted is _NO_JSON:
+    expected = _json(right)
+    if is_absent(right) or expected is _NO_JSON:
         raise MetricError(f"The right answer must be JSON, but is {right!r}.")
-    found = _json(given)
-    if found is _NO_JSON:
+    value = _json(answer)
+    if value is _NO_JSON:
         return 0.0
-    if not isinstance(wanted, Mapping) or not isinstance(found, Mapping):
-        return float(comparable(found, normalise_text) == comparable(wanted, normalise_text))
-    keys = {*wanted, *found}
+    if not isinstance(expected, Mapping) or not isinstance(value, Mapping):
+        return float(comparable(value, normalise_text) == comparable(expected, normalise_text))
+    keys = {*expected, *value}
     equal = [
-        key in wanted
-        and key in found
-        and comparable(found[key], normalise_text) == comparable(wanted[key], normalise_text)
+        key in expected
+        and key in value
+        and comparable(value[key], normalise_text) == comparable(expected[key], normalise_text)
         for key in keys
     ]
     return sum(equal) / len(keys) if keys else 1.0
@@ -336,17 +340,17 @@ def _squad_words(text: str) -> list[str]:
     return [word for word in kept.split() if word not in _ARTICLES]
 
 
-def _f1(right: Sequence[str], given: Sequence[str]) -> float:
-    if not right or not given:
-        return float(list(right) == list(given))
-    n_common = (Counter(right) & Counter(given)).total()
-    return 2 * n_common / (len(right) + len(given))
+def _f1(right: Sequence[str], answer: Sequence[str]) -> float:
+    if not right or not answer:
+        return float(list(right) == list(answer))
+    n_common = (Counter(right) & Counter(answer)).total()
+    return 2 * n_common / (len(right) + len(answer))
 
 
 def _last_number(value: Any) -> Fraction | None:
     for word in reversed(answer_words(plain_text(value))):
-        for found in reversed(_NUMBER_WORD.findall(word)):
-            whole, slash, exponent = found.partition("e")
+        for number in reversed(_NUMBER_WORD.findall(word)):
+            whole, slash, exponent = number.partition("e")
             return Fraction(whole) * Fraction(10) ** int(exponent) if slash else Fraction(whole)
     return None
 
@@ -354,11 +358,11 @@ def _last_number(value: Any) -> Fraction | None:
 def _named(line: str, choices: Sequence[str]) -> set[str]:
     """Return the choices in a line as whole words, without those inside a longer choice."""
     named, left = set(), line
-    for one in sorted(choices, key=len, reverse=True):
-        flags = re.NOFLAG if len(one) == 1 else re.IGNORECASE
-        pattern = re.compile(rf"(?<!\w){re.escape(one)}(?!\w)", flags)
+    for choice in sorted(choices, key=len, reverse=True):
+        flags = re.NOFLAG if len(choice) == 1 else re.IGNORECASE
+        pattern = re.compile(rf"(?<!\w){re.escape(choice)}(?!\w)", flags)
         if pattern.search(left):
-            named.add(normalise_text(one))
+            named.add(normalise_text(choice))
             left = pattern.sub(" ", left)
     return named
 

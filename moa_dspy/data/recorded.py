@@ -60,8 +60,8 @@ class RecordedResponses:
     def __post_init__(self) -> None:
         if not any(self.responses.values()):
             raise DataError("A recording must hold at least one response, but got none.")
-        for model, given in self.responses.items():
-            if unknown := given.keys() - self.questions.keys():
+        for model, responses in self.responses.items():
+            if unknown := responses.keys() - self.questions.keys():
                 raise DataError(
                     f"{model} answers question {min(unknown)!r}, which is not among the questions."
                 )
@@ -79,7 +79,7 @@ class RecordedResponses:
     def knows(self, cost: str) -> bool:
         """Return whether all responses have this kind of cost: ``usd``, ``seconds``, ..."""
         n = sum(map(len, self.responses.values()))
-        return n == sum(getattr(one, cost) is not None for one in self.costs.values())
+        return n == sum(getattr(record, cost) is not None for record in self.costs.values())
 
     def examples(self, *, columns: Mapping[str, str] | None = None) -> list[dspy.Example]:
         """Return an example for every question for which all models have a row, in table order.
@@ -94,16 +94,16 @@ class RecordedResponses:
             DataError: If a question lacks one of the `columns`.
         """
         names = dict(columns or {})
-        complete = set.intersection(*(set(given) for given in self.responses.values()))
+        complete = set.intersection(*(set(responses) for responses in self.responses.values()))
         rows: list[dspy.Example] = []
         for name, text in self.questions.items():
             if name not in complete:
                 continue
-            known = dict(self.columns.get(name, {}))
-            if missing := [column for column in names.values() if column not in known]:
+            cells = dict(self.columns.get(name, {}))
+            if missing := [column for column in names.values() if column not in cells]:
                 raise DataError(f"Question {name!r} has no column {missing[0]!r}.")
-            renamed = {ours: known.pop(column) for ours, column in names.items()}
-            content = {**known, **renamed, "id": name, "question": text}
+            renamed = {target: cells.pop(column) for target, column in names.items()}
+            content = {**cells, **renamed, "id": name, "question": text}
             rows.append(dspy.Example(content).with_inputs("question"))
         return rows
 
@@ -145,8 +145,8 @@ class RecordedResponses:
             pred_name: str | None = None,
             pred_trace: Any = None,
         ) -> float:
-            given = prediction[answer]
-            name, text = str(example.id), "" if is_absent(given) else plain_text(given).strip()
+            reply = prediction[answer]
+            name, text = str(example.id), "" if is_absent(reply) else plain_text(reply).strip()
             scores = by_text.get((name, text), {})
             author = _author(prediction)
             if author in scores:
@@ -161,12 +161,12 @@ class RecordedResponses:
 
     def _by_text(self) -> dict[tuple[str, str], dict[str, float]]:
         """Return the scores by model, by (question id, stripped response)."""
-        found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+        by_text: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
         for (name, model), score in self.scores.items():
             text = self.responses.get(model, {}).get(name)
             if text is not None:
-                found[name, text.strip()][model] = score
-        return found
+                by_text[name, text.strip()][model] = score
+        return by_text
 
 
 def _author(prediction: dspy.Prediction) -> str:
@@ -224,8 +224,8 @@ def read_recorded(
         for cells in _long(row, models, table):
             table.add(cells, f"{file}, {where}")
     if unknown := set(models) - table.seen.keys():
-        known = ", ".join(map(repr, table.seen))
-        raise DataError(f"{file}: no column {min(unknown)!r} for a model; the rows have {known}.")
+        present = ", ".join(map(repr, table.seen))
+        raise DataError(f"{file}: no column {min(unknown)!r} for a model; the rows have {present}.")
     if questions is not None:
         table.describe(Path(questions))
     return RecordedResponses(table.responses, table.questions, table.columns, table.scores)
@@ -262,38 +262,38 @@ def read_answers(
             f"{', '.join(ANSWER_COLUMNS)}."
         )
     rows = [(f"{path}, {where}", row) for where, row in records_of(path)]
-    found = _found_columns(path, rows[0][1] if rows else {}, named)
-    table = _Table(found["question"], found["agent"], found["answer"], found.get("score"), "")
+    names = _found_columns(path, rows[0][1] if rows else {}, named)
+    table = _Table(names["question"], names["agent"], names["answer"], names.get("score"), "")
     costs: dict[tuple[str, str], RecordedCost] = {}
     for place, row in rows:
         table.add(row, place)
-        name, agent = _name(row, found["question"], place), table.agent_of(row, place)
+        name, agent = _name(row, names["question"], place), table.agent_of(row, place)
         costs[name, agent] = RecordedCost(
-            **{key: _cost(row, found[key], place, key=key) for key in MEASURED if key in found}
+            **{key: _cost(row, names[key], place, key=key) for key in MEASURED if key in names}
         )
-        known = table.columns.setdefault(name, {})
+        cells = table.columns.setdefault(name, {})
         for key in ("gold", "split"):
-            if key in found and (value := _text(row, found[key], place)) is not None:
-                _agree(known.setdefault(key, value), value, key=key, place=place)
-    scores = table.scores if "score" in found else _matched(table, path, matches)
-    used = costs if any(key in found for key in MEASURED) else {}
+            if key in names and (value := _text(row, names[key], place)) is not None:
+                _agree(cells.setdefault(key, value), value, key=key, place=place)
+    scores = table.scores if "score" in names else _matched(table, path, matches)
+    used = costs if any(key in names for key in MEASURED) else {}
     return RecordedResponses(table.responses, table.questions, table.columns, scores, used)
 
 
 def _found_columns(path: Path, row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:
     """Return the table's column for each of ``ANSWER_COLUMNS`` that it has."""
-    wanted = {ours: named.get(ours, ours) for ours in ANSWER_COLUMNS}
-    found = {ours: theirs for ours, theirs in wanted.items() if theirs in row}
-    missing = [ours for ours in (*NEEDED, *named) if ours not in found]
-    if missing or not found.keys() & set(GRADED):
-        what = ", ".join(dict.fromkeys(missing)) or "score or gold"
+    columns = {key: named.get(key, key) for key in ANSWER_COLUMNS}
+    present = {key: column for key, column in columns.items() if column in row}
+    missing = [key for key in (*NEEDED, *named) if key not in present]
+    if missing or not present.keys() & set(GRADED):
+        names = ", ".join(dict.fromkeys(missing)) or "score or gold"
         raise DataError(
-            f"{path}: no column for {what}. A table of answers needs question, agent, answer, "
+            f"{path}: no column for {names}. A table of answers needs question, agent, answer, "
             f"and score or gold; it may have {', '.join((*MEASURED, 'split'))}. Found: "
             f"{', '.join(map(str, row)) or 'no row'}. If its columns have other names, give "
             'these in `data.columns`, such as { question = "question_id", agent = "model" }.'
         )
-    return found
+    return present
 
 
 def _matched(
@@ -308,8 +308,8 @@ def _matched(
         gold = table.columns[name].get("gold")
         if gold is None:
             raise DataError(f"{path}: question {name!r} has no gold.")
-        for agent, given in table.responses.items():
-            if (answer := given.get(name)) is not None:
+        for agent, responses in table.responses.items():
+            if (answer := responses.get(name)) is not None:
                 scores[name, agent] = matches(gold, answer)
     return scores
 
@@ -354,14 +354,14 @@ class _Table:
     def add(self, row: Mapping[str, Any], place: str) -> None:
         """Add one response."""
         name, model = _name(row, self.question, place), self.agent_of(row, place)
-        given = self.responses.setdefault(model, {})
-        if name in given:
+        responses = self.responses.setdefault(model, {})
+        if name in responses:
             raise DataError(f"{place}: {model} answers question {name!r} a second time.")
-        given[name] = _text(row, self.response, place)
+        responses[name] = _text(row, self.response, place)
         self._ask(name, row)
         if self.score is None:
             return
-        score = _score(row, self.score, place, has_response=given[name] is not None)
+        score = _score(row, self.score, place, has_response=responses[name] is not None)
         if score is not None:
             self.scores[name, model] = score
 

@@ -87,12 +87,12 @@ def make_examples(
         raise DataError(f"{source} has no rows.")
     if outputs is None:
         outputs = [_GOLD] if any(_GOLD in row for _, row in records) else []
-    wanted = {*inputs, *names, *outputs} | ({"id"} & set(records[0][1]))
+    needed = {*inputs, *names, *outputs} | ({"id"} & set(records[0][1]))
     if drops_incomplete:
         records = _with_answers(records, source, outputs)
     for where, row in records:
-        _check_fields(row, sorted(wanted), f"{source}, {where}", names)
-    _check_values(records, source, sorted(wanted), inputs=inputs, outputs=outputs)
+        _check_fields(row, sorted(needed), f"{source}, {where}", names)
+    _check_values(records, source, sorted(needed), inputs=inputs, outputs=outputs)
     ids = _ids(records, source)
     return [
         dspy.Example({**row, "id": name}).with_inputs(*inputs)
@@ -118,18 +118,20 @@ def _renamed(row: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check_fields(
-    row: Mapping[str, Any], wanted: Sequence[str], place: str, names: Mapping[str, str]
+    row: Mapping[str, Any], needed: Sequence[str], place: str, names: Mapping[str, str]
 ) -> None:
-    for field in wanted:
+    for field in needed:
         if field not in row:
             column = f" (column {names[field]!r})" if field in names else ""
-            known = ", ".join(sorted(map(str, row)))
-            raise DataError(f"{place}: no field {field!r}{column}; the row has {known}.")
+            present = ", ".join(sorted(map(str, row)))
+            raise DataError(f"{place}: no field {field!r}{column}; the row has {present}.")
 
 
 def _with_answers(records: list[Record], source: str, outputs: Sequence[str]) -> list[Record]:
     """Return the records with a value in each of the `outputs`; log the number of others."""
-    kept = [one for one in records if all(holds_answer(one[1].get(name)) for name in outputs)]
+    kept = [
+        record for record in records if all(holds_answer(record[1].get(name)) for name in outputs)
+    ]
     if len(kept) < len(records):
         names = ", ".join(map(repr, outputs))
         _logger.warning(
@@ -144,13 +146,13 @@ def _with_answers(records: list[Record], source: str, outputs: Sequence[str]) ->
 def _check_values(
     records: Sequence[Record],
     source: str,
-    wanted: Sequence[str],
+    needed: Sequence[str],
     *,
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> None:
     """Check that no row lacks a value; an input may be empty if another input is not."""
-    for field in wanted:
+    for field in needed:
         lacking = [
             (where, row[field])
             for where, row in records
@@ -215,11 +217,11 @@ def check_outputs(
             if not holds_answer(row.get(field, None))
         ]
         if lacking:
-            known = ", ".join(map(str, lacking[0][1].keys()))
+            present = ", ".join(map(str, lacking[0][1].keys()))
             raise DataError(
                 f"{where}: {len(lacking)} of {len(rows)} rows have no value in {field!r}, which "
                 f"the metric reads: {_listed([repr(name) for name, _ in lacking])}; the first of "
-                f"these has {known}. Name the column that holds it in `columns`."
+                f"these has {present}. Name the column that holds it in `columns`."
             )
 
 
@@ -320,8 +322,8 @@ class Benchmark:
                 lacks what the benchmark has; in one line.
         """
         if split is not None and split not in self.origin.splits:
-            known = ", ".join(self.origin.splits)
-            raise DataError(f"{self.name} has no split {split!r}; known ones are {known}.")
+            choices = ", ".join(self.origin.splits)
+            raise DataError(f"{self.name} has no split {split!r}; known ones are {choices}.")
         if limit is not None and limit < 1:
             raise DataError(f"`limit` must be at least 1, but got {limit}.")
         label = self.name if source is None else str(source)
@@ -369,8 +371,8 @@ class PublishedRow:
                     kind = type(value).__name__
                     raise DataError(f"{self.place}: {name!r} must be text, but is a {kind}.")
                 return value
-        known = ", ".join(sorted(map(str, self.columns)))
-        raise DataError(f"{self.place}: no {' or '.join(map(repr, names))}; the row has {known}.")
+        present = ", ".join(sorted(map(str, self.columns)))
+        raise DataError(f"{self.place}: no {' or '.join(map(repr, names))}; the row has {present}.")
 
     def texts(self, name: str) -> list[str]:
         """Return a column that is a list of texts; empty if it is missing."""

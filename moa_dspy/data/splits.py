@@ -114,9 +114,9 @@ class Splits:
         Raises:
             DataError: If n is negative or larger than the split.
         """
-        wanted = {"train": n_train, "val": n_val, "test": n_test}
+        sizes = {"train": n_train, "val": n_val, "test": n_test}
         parts: dict[str, tuple[dspy.Example, ...]] = {}
-        for split, n_rows in wanted.items():
+        for split, n_rows in sizes.items():
             rows: tuple[dspy.Example, ...] = getattr(self, split)
             if n_rows is not None and not 0 <= n_rows <= len(rows):
                 raise DataError(

@@ -35,8 +35,8 @@ def read_records(path: Path) -> Iterator[Record]:
         DataError: When a row is requested, if the file is missing, broken or in no known format.
     """
     if path.suffix.lower() not in FORMATS:
-        known = ", ".join(sorted(FORMATS))
-        raise DataError(f"{path}: unknown format {path.suffix!r}; known ones are {known}.")
+        formats = ", ".join(sorted(FORMATS))
+        raise DataError(f"{path}: unknown format {path.suffix!r}; known ones are {formats}.")
     check_is_file(path)
     yield from FORMATS[path.suffix.lower()](path)
 
@@ -183,14 +183,14 @@ def find_file(source: Path, *names: str) -> Path:
     files = [file for file in sorted(source.iterdir()) if file.suffix.lower() in SUFFIXES]
     for name in names:
         exact = [file for file in files if file.stem == name]
-        found = exact or [file for file in files if file.name.startswith(name)]
-        if len(found) > 1:
-            shown = ", ".join(file.name for file in found)
+        matches = exact or [file for file in files if file.name.startswith(name)]
+        if len(matches) > 1:
+            shown = ", ".join(file.name for file in matches)
             raise DataError(f"{source} has several files for {name!r} ({shown}): name one.")
-        if found:
-            return found[0]
-    wanted = " or ".join(repr(name) for name in names)
-    raise DataError(f"{source} has no file {wanted} ({', '.join(SUFFIXES)}).")
+        if matches:
+            return matches[0]
+    expected = " or ".join(repr(name) for name in names)
+    raise DataError(f"{source} has no file {expected} ({', '.join(SUFFIXES)}).")
 
 
 def records_of(path: Path) -> Iterator[Record]:
@@ -348,10 +348,10 @@ def accepted_answers(gold: Any) -> list[Any]:
                 "The right answer must be a value, a list of accepted ones, or a mapping with "
                 f"'text', or 'value' and 'aliases', but has the keys {', '.join(map(str, gold))}."
             )
-        found = [answer for part in held for answer in _items(part)]
+        answers = [answer for part in held for answer in _items(part)]
     else:
-        found = _items(gold)
-    if not (present := [answer for answer in found if not is_absent(answer)]):
+        answers = _items(gold)
+    if not (present := [answer for answer in answers if not is_absent(answer)]):
         raise MetricError(f"The right answer is missing: it is {gold!r}.")
     return present
 

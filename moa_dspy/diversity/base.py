@@ -117,12 +117,12 @@ _LARGEST_TABLE = 2**22
 
 def word_ids(texts: Sequence[Sequence[str]]) -> tuple[list[Ids], tuple[str, ...]]:
     """Return the words of all texts as numbers from 0, and the words in that order."""
-    known: dict[str, int] = {}
+    vocabulary: dict[str, int] = {}
     ids = [
-        np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64)
+        np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int64)
         for words in texts
     ]
-    return ids, tuple(known)
+    return ids, tuple(vocabulary)
 
 
 def character_ids(texts: Sequence[str]) -> list[Ids]:
@@ -372,10 +372,10 @@ class BleuDistance:
         smoothing: Matrix = np.ones((len(words), len(words)))
         logarithms: Matrix = np.zeros_like(smoothing)
         matches = [clipped_matches(gram_counts(words, n)) for n in range(1, self.order + 1)]
-        for n, found in enumerate(matches, start=1):
+        for n, matched in enumerate(matches, start=1):
             totals = np.maximum(lengths - n + 1, 0.0)[:, None]
-            smoothing[(found == 0) & (totals > 0)] *= 2
-            precisions = np.where(found > 0, found, 1 / smoothing) / np.maximum(totals, 1.0)
+            smoothing[(matched == 0) & (totals > 0)] *= 2
+            precisions = np.where(matched > 0, matched, 1 / smoothing) / np.maximum(totals, 1.0)
             logarithms += np.where(totals > 0, np.log(precisions), 0.0)
         n_orders = np.clip(lengths, 1, self.order)[:, None]
         brevity = np.minimum(0.0, 1 - lengths[None, :] / np.maximum(lengths, 1.0)[:, None])

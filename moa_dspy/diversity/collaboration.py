@@ -208,8 +208,8 @@ def collaboration_report(
 def _correlations(name: str, record: AggregatorRecord) -> Sample:
     similarities = _cells(name, "similarities", record.similarities, n_axes=2)
     preferences = _cells(name, "preferences", record.preferences, shape=similarities.shape)
-    known = ~np.isnan(similarities) & ~np.isnan(preferences)
-    rows = zip(similarities, preferences, known, strict=True)
+    is_known = ~np.isnan(similarities) & ~np.isnan(preferences)
+    rows = zip(similarities, preferences, is_known, strict=True)
     return _sample(np.array([spearman(s[k], p[k]) for s, p, k in rows], dtype=np.float64))
 
 
@@ -354,8 +354,8 @@ def _metric(metric: str | DiversityMetric) -> DiversityMetric:
     if not isinstance(metric, str):
         return metric
     if metric not in DIVERSITY_METRICS:
-        known = ", ".join(sorted(DIVERSITY_METRICS))
-        raise MetricError(f"Unknown diversity metric {metric!r}; known ones are {known}.")
+        choices = ", ".join(sorted(DIVERSITY_METRICS))
+        raise MetricError(f"Unknown diversity metric {metric!r}; known ones are {choices}.")
     return DIVERSITY_METRICS[metric]()
 
 

@@ -69,12 +69,12 @@ class TfidfDistance:
         """
         ids, words = word_ids([_words(r) for r in responses])
         counts = gram_counts(ids, 1)
-        known = self.idf
-        if known is None:
+        idf = self.idf
+        if idf is None:
             holders: list[int] = (counts > 0).sum(axis=0).tolist()
             weights = [_weight(len(responses), d) for d in holders]
         else:
-            weights = [known.get(word, 0.0) for word in words]
+            weights = [idf.get(word, 0.0) for word in words]
         vectors = counts.astype(np.float64) * np.array(weights, dtype=np.float64)
         return with_copies(cosines(vectors), responses)
 

@@ -184,22 +184,22 @@ class Judge(Protocol):
         ...
 
 
-def as_judgement(found: Any, example: dspy.Example) -> Judgement:
+def as_judgement(result: Any, example: dspy.Example) -> Judgement:
     """Return a judge's result as a judgement: a number is a preference, None is unparsable.
 
     Raises:
         MetricError: If it is none of these, or a preference outside [0, 1].
     """
-    if found is None:
+    if result is None:
         return Judgement(excluded="unparsable", reason="The judge returned None.")
-    if isinstance(found, Judgement):
-        value = found.preference
-        if found.excluded is not None if value is None else 0 <= value <= 1:
-            return found
-    elif isinstance(found, int | float) and 0 <= found <= 1:
-        return Judgement(preference=float(found))
+    if isinstance(result, Judgement):
+        value = result.preference
+        if result.excluded is not None if value is None else 0 <= value <= 1:
+            return result
+    elif isinstance(result, int | float) and 0 <= result <= 1:
+        return Judgement(preference=float(result))
     raise MetricError(
-        f"The judge must return a Judgement, or a preference in [0, 1], but returned {found!r} on "
+        f"The judge must return a Judgement, or a preference in [0, 1], but returned {result!r} on "
         f"example {id_of(example)!r}."
     )
 
@@ -302,7 +302,9 @@ def metric_of(score: Callable[[dspy.Example, Any], Scored], *, unreadable: float
         if trace is not None and pred_name is None:
             return value is not None and value > 0.5
         if value is None and unreadable is None:
-            raise MetricError(f"No verdict on example {id_of(example)!r}: {_why(outcome)}")
+            raise MetricError(
+                f"No verdict on example {id_of(example)!r}: {_exclusion_text(outcome)}"
+            )
         number = unreadable if value is None else value
         return dspy.Prediction(score=number, feedback=_feedback(value, outcome))
 
@@ -326,22 +328,22 @@ def reference_in(example: dspy.Example, field: str) -> Any:
         DataError: If the example has no such field.
     """
     if field not in example:
-        known = ", ".join(sorted(example.keys()))
+        present = ", ".join(sorted(example.keys()))
         raise DataError(
             f"Example {id_of(example)!r} has no field {field!r} with a reference response; "
-            f"it has {known}."
+            f"it has {present}."
         )
     return example[field]
 
 
 def _feedback(value: float | None, outcome: JudgeOutcome) -> str:
     if value is None:
-        return f"The judge gave no verdict: {_why(outcome)}"
-    said = f"The judge scored this answer {value:.2f} on a scale from 0 to 1."
-    return f"{said} {outcome.reason}".strip()
+        return f"The judge gave no verdict: {_exclusion_text(outcome)}"
+    sentence = f"The judge scored this answer {value:.2f} on a scale from 0 to 1."
+    return f"{sentence} {outcome.reason}".strip()
 
 
-def _why(outcome: JudgeOutcome) -> str:
+def _exclusion_text(outcome: JudgeOutcome) -> str:
     return f"{outcome.excluded}. {outcome.reason}".strip()
 
 
@@ -393,9 +395,16 @@ class MetricJudge:
         if candidate is None or reference is None:
             absent = "candidate" if candidate is None else "reference"
             return Judgement(excluded="missing", reason=f"The {absent} has no response.")
-        ours, theirs = self._score(example, candidate), self._score(example, reference)
-        preference = float(preferences([ours], [theirs], tolerance=self.tolerance)[0])
-        return Judgement(preference=preference, reason=f"Scores {ours:g} and {theirs:g}.")
+        candidate_score, reference_score = (
+            self._score(example, candidate),
+            self._score(example, reference),
+        )
+        preference = float(
+            preferences([candidate_score], [reference_score], tolerance=self.tolerance)[0]
+        )
+        return Judgement(
+            preference=preference, reason=f"Scores {candidate_score:g} and {reference_score:g}."
+        )
 
     def _score(self, example: dspy.Example, answer: Any) -> float:
         is_prediction = isinstance(answer, dspy.Prediction)

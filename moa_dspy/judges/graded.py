@@ -56,8 +56,11 @@ class Grader(JudgeProgram):
 
         The example is excluded if either has no score, with the reason of that answer.
         """
-        ours, theirs = self.graded(example, candidate), self.graded(example, reference)
-        judgement = _compared(ours, theirs)
+        candidate_grades, reference_grades = (
+            self.graded(example, candidate),
+            self.graded(example, reference),
+        )
+        judgement = _compared(candidate_grades, reference_grades)
         self.count(judgement)
         return judgement
 
@@ -82,13 +85,13 @@ class Grader(JudgeProgram):
 
     def read_grade(self, reply: Reply, name: str) -> tuple[float | None, Exclusion | None, str]:
         """Return the grade in a reply's output ``name``, or the exclusion, and a reason."""
-        said = str(reply.values.get(name, ""))
-        number = read_number(said, best=self.best)
+        text = str(reply.values.get(name, ""))
+        number = read_number(text, best=self.best)
         if number is not None:
             return number, None, reply.reason
         if reply.excluded is not None:
             return None, reply.excluded, reply.reason
-        return None, "unparsable", f"{said[:80]!r} is no number from 1 to {self.best}."
+        return None, "unparsable", f"{text[:80]!r} is no number from 1 to {self.best}."
 
     def sum_up(self, pieces: Mapping[str, dspy.Prediction]) -> Grades:
         """Combine the predictions per turn or skill, each with ``grade``, ``excluded``, ``reason``.
@@ -105,13 +108,15 @@ class Grader(JudgeProgram):
         return Grades(grades=grades, score=score, reason=reason)
 
 
-def _compared(ours: Grades, theirs: Grades) -> Judgement:
-    for graded in (ours, theirs):
+def _compared(candidate: Grades, reference: Grades) -> Judgement:
+    for graded in (candidate, reference):
         if graded.score is None:
             return Judgement(excluded=graded.excluded, reason=graded.reason)
     # Scores are means of few numbers; equal scores that differ by rounding are a tie.
-    preference = preferences([ours.score or 0.0], [theirs.score or 0.0], tolerance=_EQUAL)[0]
-    return Judgement(preference=float(preference), reason=ours.reason)
+    preference = preferences([candidate.score or 0.0], [reference.score or 0.0], tolerance=_EQUAL)[
+        0
+    ]
+    return Judgement(preference=float(preference), reason=candidate.reason)
 
 
 class GradeJudge(Grader):
@@ -159,11 +164,11 @@ class GradeJudge(Grader):
         self.turns_field, self.reference_answer_field = turns_field, reference_answer_field
         self.n_turns = n_turns
         # Four predictors with four prompts, so that an optimizer can improve each separately.
-        made = partial(grade, criteria=criteria)
-        self.first = module(made(has_reference=False, is_later_turn=False))
-        self.first_with_reference = module(made(has_reference=True, is_later_turn=False))
-        self.later = module(made(has_reference=False, is_later_turn=True))
-        self.later_with_reference = module(made(has_reference=True, is_later_turn=True))
+        signature = partial(grade, criteria=criteria)
+        self.first = module(signature(has_reference=False, is_later_turn=False))
+        self.first_with_reference = module(signature(has_reference=True, is_later_turn=False))
+        self.later = module(signature(has_reference=False, is_later_turn=True))
+        self.later_with_reference = module(signature(has_reference=True, is_later_turn=True))
 
     def forward(
         self, questions: Sequence[str], answers: Sequence[str], reference_answer: str | None = None
@@ -216,13 +221,13 @@ class GradeJudge(Grader):
         return questions[: self.n_turns]
 
     def _references(self, example: dspy.Example, n_turns: int) -> list[str | None]:
-        found = (texts_of(example.get(self.reference_answer_field)) or ())[: self.n_turns]
-        if len(found) > n_turns:
+        references = (texts_of(example.get(self.reference_answer_field)) or ())[: self.n_turns]
+        if len(references) > n_turns:
             raise DataError(
                 f"Example {id_of(example)!r} has {n_turns} turns, "
-                f"but `{self.reference_answer_field}` has {len(found)} reference answers."
+                f"but `{self.reference_answer_field}` has {len(references)} reference answers."
             )
-        return [*found, *[None] * (n_turns - len(found))]
+        return [*references, *[None] * (n_turns - len(references))]
 
     def _predictor(self, inputs: dict[str, str]) -> Any:
         if "conversation" in inputs:
@@ -322,8 +327,8 @@ class SkillJudge(Grader):
             raise DataError(f"Example {id_of(example)!r}: `{self.skill_field}` names no skill.")
         for skill in named:
             if skill not in self.skills:
-                known = ", ".join(sorted(self.skills))
+                names = ", ".join(sorted(self.skills))
                 raise DataError(
-                    f"Example {id_of(example)!r}: unknown skill {skill!r}; known ones are {known}."
+                    f"Example {id_of(example)!r}: unknown skill {skill!r}; known ones are {names}."
                 )
         return named

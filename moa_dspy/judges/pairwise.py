@@ -50,10 +50,10 @@ def read_verdict(text: str, *, allows_ties: bool) -> str | None:
     Quotes, brackets and markdown around it, and words such as "Response 2 is better", are accepted;
     a text with further arguments is not, as it may name both.
     """
-    found = _VERDICT.fullmatch(text.strip(_DECORATION))
-    if found is None:
+    match = _VERDICT.fullmatch(text.strip(_DECORATION))
+    if match is None:
         return None
-    verdict = NEITHER if found["verdict"].lower() == "tie" else found["verdict"]
+    verdict = NEITHER if match["verdict"].lower() == "tie" else match["verdict"]
     return verdict if allows_ties or verdict != NEITHER else None
 
 
@@ -62,10 +62,10 @@ def read_number(text: str, *, best: int) -> float | None:
 
     "7", "Grade: 7.5" and "**7**/10" are numbers; "-3", "0", "11" and "7 because ..." are not.
     """
-    found = _NUMBER.fullmatch(text.strip(_DECORATION))
-    if found is None or found["best"] not in (None, str(best)):
+    match = _NUMBER.fullmatch(text.strip(_DECORATION))
+    if match is None or match["best"] not in (None, str(best)):
         return None
-    number = float(found["number"])
+    number = float(match["number"])
     return number if 1 <= number <= best else None
 
 
@@ -173,8 +173,8 @@ class PairJudge(JudgeProgram):
     ) -> None:
         super().__init__(pool=pool, agent=agent, lm=lm, adapter=adapter)
         if order not in get_args(Order):
-            known = ", ".join(get_args(Order))
-            raise MetricError(f"Unknown `order` {order!r}; known ones are {known}.")
+            choices = ", ".join(get_args(Order))
+            raise MetricError(f"Unknown `order` {order!r}; known ones are {choices}.")
         self.order, self.seed = order, seed
         self.allows_ties, self.is_weighted = allows_ties, is_weighted
         self.choose = module(choice(allows_ties=allows_ties, criteria=criteria))
@@ -189,10 +189,10 @@ class PairJudge(JudgeProgram):
         texts = {"instruction": instruction, "response_1": response_1, "response_2": response_2}
         guarded = {name: quoted(text) for name, text in texts.items()}
         reply = self.ask(self.choose, guarded, weighted=self.is_weighted)
-        said = str(reply.values.get("verdict", ""))
-        verdict = read_verdict(said, allows_ties=self.allows_ties)
+        verdict_text = str(reply.values.get("verdict", ""))
+        verdict = read_verdict(verdict_text, allows_ties=self.allows_ties)
         if verdict is None:
-            reason = reply.reason if reply.excluded else f"{said[:80]!r} is no verdict."
+            reason = reply.reason if reply.excluded else f"{verdict_text[:80]!r} is no verdict."
             excluded = reply.excluded or "unparsable"
             return _verdict(None, None, excluded=excluded, reason=reason)
         share = second_share(reply.logprobs, verdict, allows_ties=self.allows_ties)
@@ -241,14 +241,14 @@ class PairJudge(JudgeProgram):
             if judged[-1].excluded:
                 return Judgement(excluded=judged[-1].excluded, reason=judged[-1].reason)
         verdicts = tuple(
-            1 - one.preference if is_first else one.preference
-            for one, is_first in zip(judged, places, strict=True)
+            1 - judgement.preference if is_first else judgement.preference
+            for judgement, is_first in zip(judged, places, strict=True)
         )
         return Judgement(
             preference=sum(verdicts) / len(verdicts),
             verdicts=verdicts,
-            reason="\n".join(one.reason for one in judged).strip(),
-            n_sampled=sum(one.is_sampled for one in judged),
+            reason="\n".join(judgement.reason for judgement in judged).strip(),
+            n_sampled=sum(judgement.is_sampled for judgement in judged),
         )
 
     def _placed(

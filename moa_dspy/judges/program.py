@@ -98,7 +98,7 @@ def choice(*, allows_ties: bool, criteria: str | None = None) -> type[dspy.Signa
     reply = f"Reply with one digit: 1 if response_1 is better, 2 if response_2 is better{ties}."
     task = f"{_task(CHOOSE, CHOOSE_BY, criteria)} {NO_BONUS} Neither is being shown first."
     inputs = ("instruction", "response_1", "response_2")
-    return _made(inputs, "verdict", f"{task} {DATA_ONLY}", reply)
+    return _text_signature(inputs, "verdict", f"{task} {DATA_ONLY}", reply)
 
 
 def grade(
@@ -117,13 +117,13 @@ def grade(
         *([WITH_REFERENCE] if has_reference else []),
         "Reply with the number only.",
     ]
-    return _made((*earlier, "question", *reference, "answer"), "grade", *prompts)
+    return _text_signature((*earlier, "question", *reference, "answer"), "grade", *prompts)
 
 
 def skill_rating() -> type[dspy.Signature]:
     """Return the signature of a judge that rates one skill of a response from 1 to 5."""
     inputs = ("skill", "instruction", "reference_answer", "response")
-    return _made(inputs, "rating", RATE_SKILL, "Reply with the number only.")
+    return _text_signature(inputs, "rating", RATE_SKILL, "Reply with the number only.")
 
 
 def _task(own: str, by: str, criteria: str | None) -> str:
@@ -134,12 +134,12 @@ def _task(own: str, by: str, criteria: str | None) -> str:
     return f"{by} {criteria.strip()}"
 
 
-def _made(inputs: tuple[str, ...], output: str, *prompts: str) -> type[dspy.Signature]:
+def _text_signature(inputs: tuple[str, ...], output: str, *prompts: str) -> type[dspy.Signature]:
     # The output is a text, as a reply that is not a number is counted, not repaired.
     fields: dict[str, Any] = {name: (str, dspy.InputField()) for name in inputs}
     fields[output] = (str, dspy.OutputField())
-    made: type[dspy.Signature] = dspy.make_signature(fields, " ".join(prompts))
-    return made
+    signature: type[dspy.Signature] = dspy.make_signature(fields, " ".join(prompts))
+    return signature
 
 
 N_ALTERNATIVES = 5
@@ -212,12 +212,12 @@ class JudgeProgram(dspy.Module):
             try:
                 prediction = predictor(**inputs, config=config)
             except Exception as error:
-                raise_if_ours(error)
+                raise_if_moa_error(error)
                 if weighted and _refuses(error):
                     return self.ask(predictor, inputs)
                 is_unread = isinstance(error, dspy.AdapterParseError)
-                why = f"{type(error).__name__}: {error}"
-                return Reply({}, excluded="unparsable" if is_unread else "failed", reason=why)
+                reason = f"{type(error).__name__}: {error}"
+                return Reply({}, excluded="unparsable" if is_unread else "failed", reason=reason)
             finally:
                 # The surrounding scope counts the judge's cost.
                 outer.log.extend(scope.log)
@@ -229,7 +229,7 @@ class JudgeProgram(dspy.Module):
         self.counter.add(outcome)
 
 
-def raise_if_ours(error: BaseException, *, but: tuple[type[MoaError], ...] = ()) -> None:
+def raise_if_moa_error(error: BaseException, *, but: tuple[type[MoaError], ...] = ()) -> None:
     """Raise a ``MoaError`` wrapped in ``error`` by DSPy, as it is not a failure of the model."""
     cause: BaseException | None = error
     while cause is not None:
@@ -252,8 +252,8 @@ def _seat(pool: Pool | None, agent: str | None, lm: dspy.LM | None) -> tuple[Poo
         return Pool.from_lms({"judge": lm}), "judge"
     if lm is None and pool is not None and agent is not None:
         return pool, pool[agent].name
-    given = [n for n, v in (("pool", pool), ("agent", agent), ("lm", lm)) if v is not None]
+    names = [n for n, v in (("pool", pool), ("agent", agent), ("lm", lm)) if v is not None]
     raise PoolError(
         "A judge needs either `lm`, or `pool` and `agent`, "
-        f"but got {' and '.join(given) or 'none of them'}."
+        f"but got {' and '.join(names) or 'none of them'}."
     )

@@ -19,7 +19,7 @@ from moa_dspy.calls.scope import call_scope
 from moa_dspy.errors import DataError, LayerFailedError, MetricError
 from moa_dspy.judges.base import Grades, Judge, Judgement, JudgeReport, OutcomeCounter, id_of
 from moa_dspy.judges.graded import Grader
-from moa_dspy.judges.program import raise_if_ours
+from moa_dspy.judges.program import raise_if_moa_error
 from moa_dspy.winrate import RecordedPreferences, WinRate, win_rate
 
 
@@ -33,12 +33,12 @@ class _CountingJudge:
         self._counter.add(judgement)
         return judgement
 
-    def _looked_up(self, found: float | None, whom: str) -> Judgement:
+    def _looked_up(self, preference: float | None, subject: str) -> Judgement:
         """Return a recorded preference as a judgement, ``missing`` if there is none."""
-        if found is None:
-            reason = f"No preference is recorded {whom}."
+        if preference is None:
+            reason = f"No preference is recorded {subject}."
             return self._counted(Judgement(excluded="missing", reason=reason))
-        return self._counted(Judgement(preference=found))
+        return self._counted(Judgement(preference=preference))
 
     def report(self) -> JudgeReport:
         """Return the counts of all outcomes; the members of a jury have their own counts."""
@@ -86,10 +86,10 @@ class RecordedJudge(_CountingJudge):
             DataError: If the table has no such system.
         """
         if candidate not in self._systems:
-            known = ", ".join(sorted(self._systems))
-            raise DataError(f"Unknown system {candidate!r}; the table has {known}.")
-        found = self._table.get((candidate, id_of(example)))
-        return self._looked_up(found, f"for {candidate!r}")
+            systems = ", ".join(sorted(self._systems))
+            raise DataError(f"Unknown system {candidate!r}; the table has {systems}.")
+        preference = self._table.get((candidate, id_of(example)))
+        return self._looked_up(preference, f"for {candidate!r}")
 
 
 class RecordedPairs(_CountingJudge):
@@ -126,10 +126,10 @@ class RecordedPairs(_CountingJudge):
         super().__init__()
 
     def _add(self, system: str, reference: str, name: str, preference: float) -> None:
-        known = self._table.get((system, reference, name), preference)
-        if abs(known - preference) > _SAME:
+        recorded = self._table.get((system, reference, name), preference)
+        if abs(recorded - preference) > _SAME:
             raise MetricError(
-                f"{system!r} over {reference!r} on example {name!r} is recorded as {known} and, "
+                f"{system!r} over {reference!r} on example {name!r} is recorded as {recorded} and, "
                 f"the other way round, as {preference}."
             )
         self._table[system, reference, name] = preference
@@ -144,10 +144,10 @@ class RecordedPairs(_CountingJudge):
 
         Without one, the example is ``missing``; a system ties with itself.
         """
-        found = self._table.get((candidate, reference, id_of(example)))
+        preference = self._table.get((candidate, reference, id_of(example)))
         if candidate == reference:
-            found = 0.5
-        return self._looked_up(found, f"of {candidate!r} and {reference!r}")
+            preference = 0.5
+        return self._looked_up(preference, f"of {candidate!r} and {reference!r}")
 
 
 _SAME: Final = 1e-9
@@ -175,25 +175,25 @@ class Jury(_CountingJudge):
 
     def compare(self, example: dspy.Example, candidate: Any, reference: Any) -> Judgement:
         """Ask every judge; see the class."""
-        given = [judge.compare(example, candidate, reference) for judge in self.judges]
-        return self._counted(_majority(given))
+        judgements = [judge.compare(example, candidate, reference) for judge in self.judges]
+        return self._counted(_majority(judgements))
 
 
-def _majority(given: Sequence[Judgement]) -> Judgement:
-    read = [one for one in given if one.preference is not None]
-    if 2 * len(read) <= len(given):
-        unread = next(one for one in given if one.preference is None)
+def _majority(judgements: Sequence[Judgement]) -> Judgement:
+    read = [judgement for judgement in judgements if judgement.preference is not None]
+    if 2 * len(read) <= len(judgements):
+        unread = next(judgement for judgement in judgements if judgement.preference is None)
         return Judgement(excluded=unread.excluded, reason=unread.reason)
-    voices = Counter(float(np.sign((one.preference or 0.0) - 0.5)) for one in read)
+    voices = Counter(float(np.sign((judgement.preference or 0.0) - 0.5)) for judgement in read)
     (first, n_first), *rest = voices.most_common()
     side = 0.0 if rest and rest[0][1] == n_first else first
-    orders = [one.verdicts for one in read if len(one.verdicts) == 2]
+    orders = [judgement.verdicts for judgement in read if len(judgement.verdicts) == 2]
     means = tuple(sum(place) / len(orders) for place in zip(*orders, strict=True)) if orders else ()
     return Judgement(
         preference=0.5 + side / 2,
         verdicts=means,
-        reason="\n".join(one.reason for one in read if one.reason),
-        n_sampled=sum(one.n_sampled for one in read),
+        reason="\n".join(judgement.reason for judgement in read if judgement.reason),
+        n_sampled=sum(judgement.n_sampled for judgement in read),
     )
 
 
@@ -224,7 +224,7 @@ class JudgeRun:
 
         They are of the examples judged in both orders, as ``winrate.position_consistency`` needs.
         """
-        both = [one.verdicts for one in self.judgements if len(one.verdicts) == 2]
+        both = [judgement.verdicts for judgement in self.judgements if len(judgement.verdicts) == 2]
         return _vector(first for _, first in both), _vector(second for second, _ in both)
 
     @property
@@ -238,10 +238,10 @@ class JudgeRun:
         Raises:
             MetricError: If no example was judged.
         """
-        known = self.preferences[~np.isnan(self.preferences)]
-        if not known.size:
+        preferences = self.preferences[~np.isnan(self.preferences)]
+        if not preferences.size:
             raise MetricError(f"There is no preference to sum up: {self.report}.")
-        return win_rate(known, confidence=confidence)
+        return win_rate(preferences, confidence=confidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ class GradeRun:
     @property
     def scores(self) -> NDArray[np.float64]:
         """Mean grade per example, scaled to [0, 1]; NaN for an excluded example."""
-        return _vector(one.score for one in self.graded)
+        return _vector(grades.score for grades in self.graded)
 
     @property
     def means(self) -> dict[str, float]:
@@ -272,8 +272,8 @@ class GradeRun:
 
     def _read(self) -> dict[str, list[float]]:
         read: defaultdict[str, list[float]] = defaultdict(list)
-        for one in self.graded:
-            for name, grade in one.grades.items():
+        for grades in self.graded:
+            for name, grade in grades.grades.items():
                 if grade is not None:
                     read[name].append(grade)
         return dict(sorted(read.items()))
@@ -316,11 +316,11 @@ def judge_all(
         DataError: If there is no example, or the answers do not match the examples.
         MoaError: If a call cannot be made for a reason other than the model.
     """
-    ours = _lookup(candidate, examples, name="candidate")
-    theirs = _lookup(reference, examples, name="reference")
+    candidate_at = _lookup(candidate, examples, name="candidate")
+    reference_at = _lookup(reference, examples, name="reference")
 
     def judged(place: int, example: dspy.Example) -> Judgement:
-        return judge.compare(example, ours(place, example), theirs(place, example))
+        return judge.compare(example, candidate_at(place, example), reference_at(place, example))
 
     return JudgeRun(tuple(_each(examples, judged, num_threads)))
 
@@ -329,10 +329,10 @@ def grade_all(
     judge: Grader, examples: Sequence[dspy.Example], answers: Answers, *, num_threads: int = 8
 ) -> GradeRun:
     """Grade one system on examples; arguments and errors are those of ``judge_all``."""
-    given = _lookup(answers, examples, name="answers")
+    answer_at = _lookup(answers, examples, name="answers")
 
     def graded(place: int, example: dspy.Example) -> Grades:
-        return judge.grade(example, given(place, example))
+        return judge.grade(example, answer_at(place, example))
 
     return GradeRun(tuple(_each(examples, graded, num_threads)))
 
@@ -356,7 +356,7 @@ def _run(program: Callable[..., Any], example: dspy.Example) -> Any:
     try:
         return program(**example.inputs().toDict())
     except Exception as error:
-        raise_if_ours(error, but=(LayerFailedError,))
+        raise_if_moa_error(error, but=(LayerFailedError,))
         _logger.warning("No answer to example %s: %s", id_of(example), error)
         return None
 
@@ -369,13 +369,13 @@ def _each(
     if not examples:
         raise DataError("There is no example to judge.")
 
-    def one(place: int, example: dspy.Example) -> _Result:
+    def judge_row(place: int, example: dspy.Example) -> _Result:
         with call_scope(example=id_of(example)):
             return judged(place, example)
 
     with ThreadPoolExecutor(max_workers=num_threads) as threads:
         running = [
-            threads.submit(copy_context().run, one, place, example)
+            threads.submit(copy_context().run, judge_row, place, example)
             for place, example in enumerate(examples)
         ]
         try:

@@ -41,8 +41,8 @@ def local_engine(
         LocalModelError: If the file is missing or not GGUF; the message says which command to run.
     """
     path = find(name_or_path)
-    known = CATALOGUE.get(os.fspath(name_or_path))
-    expected = sha256 or (known.sha256 if known else None)
+    catalogued = CATALOGUE.get(os.fspath(name_or_path))
+    expected = sha256 or (catalogued.sha256 if catalogued else None)
     if expected is not None:
         verify(path, expected)
     server = shared_server(path, n_slots=n_slots, n_context=n_context, n_threads=n_threads)

@@ -59,9 +59,9 @@ def verify(path: Path, sha256: str) -> None:
         ChecksumError: If it differs; the message has the expected and the found sum.
         OSError: If ``path`` cannot be read.
     """
-    found = sha256_of(path)
-    if found != sha256:
-        raise ChecksumError(f"{path} has sha256 {found}, but {sha256} was expected.")
+    digest = sha256_of(path)
+    if digest != sha256:
+        raise ChecksumError(f"{path} has sha256 {digest}, but {sha256} was expected.")
 
 
 def _side_file(path: Path) -> Path:
@@ -112,7 +112,7 @@ def find(
     """
     weights = catalogue.get(os.fspath(name_or_path))
     if weights is None:
-        return _find_path(Path(name_or_path).expanduser(), known=catalogue)
+        return _find_path(Path(name_or_path).expanduser(), catalogue=catalogue)
     path = folder_or_default(folder) / weights.filename
     remedy = f"run `moa-dspy models pull {weights.name}`"
     if not path.is_file():
@@ -158,9 +158,9 @@ def _status(weights: Weights, folder: Path) -> ModelStatus:
     )
 
 
-def _find_path(path: Path, *, known: Mapping[str, Weights]) -> Path:
+def _find_path(path: Path, *, catalogue: Mapping[str, Weights]) -> Path:
     if not path.exists():
-        names = ", ".join(sorted(known))
+        names = ", ".join(sorted(catalogue))
         raise LocalModelError(f"{path} is neither a file nor a known model; known: {names}.")
     require_gguf(path)
     return path
@@ -256,10 +256,10 @@ def _fetch(weights: Weights, source: Source, path: Path, free_bytes: Callable[[P
 
 
 def _require_sum(path: Path, weights: Weights, source: Source) -> None:
-    found = sha256_of(path)
-    if found != weights.sha256:
+    digest = sha256_of(path)
+    if digest != weights.sha256:
         raise ChecksumError(
-            f"{source} gave a file with sha256 {found}, but {weights.name} has {weights.sha256}; "
+            f"{source} gave a file with sha256 {digest}, but {weights.name} has {weights.sha256}; "
             "the file was removed."
         )
 

@@ -107,14 +107,14 @@ class StudyAnswers:
             systems = [
                 SystemAnswers(
                     **{
-                        **one,
-                        **{name: tuple(one[name]) for name in ("names", "scores", "texts")},
+                        **system,
+                        **{name: tuple(system[name]) for name in ("names", "scores", "texts")},
                     }
                 )
-                for one in content["systems"]
+                for system in content["systems"]
             ]
             return cls(
-                questions=tuple(AskedQuestion(**one) for one in content["questions"]),
+                questions=tuple(AskedQuestion(**question) for question in content["questions"]),
                 systems=tuple(systems),
                 distances=tuple(map(tuple, content["distances"])),
                 agents=tuple(content["agents"]),
@@ -158,7 +158,8 @@ def study_answers(
     return StudyAnswers(
         questions=tuple(_question(row, cut) for row in rows),
         systems=tuple(
-            _answers_of(evaluator, one, names, rows, cut) for one, names in named.items()
+            _answers_of(evaluator, architecture, names, rows, cut)
+            for architecture, names in named.items()
         ),
         distances=tuple(tuple(round(pair(a, b), 6) for b in ranking) for a in ranking),
         agents=tuple(ranking),
@@ -238,7 +239,7 @@ def _fields(values: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     """Return a value as text; the turns of a conversation are numbered."""
-    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         return str(value)
     return "\n".join(f"[{number}] {text}" for number, text in enumerate(value, start=1))
 

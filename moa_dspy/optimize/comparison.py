@@ -24,9 +24,9 @@ from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
 from moa_dspy.optimize.space.programs import (
     SELF_MOA_SAMPLES,
-    asked_as_often,
     fixed_baselines,
     read_architecture,
+    with_n_calls,
 )
 from moa_dspy.optimize.trials import TrialJudge
 from moa_dspy.pool import Pool
@@ -113,15 +113,15 @@ def compared_baselines(
         best_single: The best single agent within the limits.
         random_baseline: See ``measure_random_baseline``.
     """
-    found = [Baseline("best_single", best_single), Baseline("pick", pick)]
+    baselines = [Baseline("best_single", best_single), Baseline("pick", pick)]
     best = Architecture.single(ranking[0])
     if best != best_single:
         note = "the best single agent if there were no limits"
-        found.append(Baseline("best_without_limits", best, note))
+        baselines.append(Baseline("best_without_limits", best, note))
     if pick.prompt is not None:
         own = replace(pick, prompt=None)
-        found.append(Baseline("own_prompt", own, "the pick with its own prompt"))
-    return [*found, *_fixed_baselines(options, ranking, pick), random_baseline]
+        baselines.append(Baseline("own_prompt", own, "the pick with its own prompt"))
+    return [*baselines, *_fixed_baselines(options, ranking, pick), random_baseline]
 
 
 def _fixed_baselines(
@@ -130,7 +130,7 @@ def _fixed_baselines(
     """Return Self-MoA with as many calls as the pick, and top-k, or why they cannot be run."""
     samples, several = fixed_baselines(ranking, options.pool, options.space)
     copies = f"{ranking[0]} is greedy: asked as often as the pick, it says the same each time"
-    often = asked_as_often(samples, pick.calls) if samples else None
+    often = with_n_calls(samples, pick.calls) if samples else None
     note = f"k = {len(several.layers[-1])}" if several else "the pool has one agent"
     return [Baseline("self_moa", often, "" if often else copies), Baseline("top_k", several, note)]
 
@@ -155,7 +155,7 @@ class _Measured:
     @property
     def scores_read(self) -> list[float]:
         """The scores of the rows on which a judge decided; of all rows if it decided on none."""
-        read = [one.score for one in self.outcomes.values() if not one.is_filled]
+        read = [outcome.score for outcome in self.outcomes.values() if not outcome.is_filled]
         return read or self.scores
 
     def row(self, pool: Pool) -> SystemScore:
@@ -204,24 +204,24 @@ def compare_on_test(
         on_val: Cross-fitted scores on val of pick and best single agent.
     """
     if may_announce:
-        wanted = [one.architecture for one in baselines if one.architecture is not None]
-        every = dict.fromkeys([*wanted, *map(Architecture.single, ranking)])
+        fixed = [system.architecture for system in baselines if system.architecture is not None]
+        every = dict.fromkeys([*fixed, *map(Architecture.single, ranking)])
         evaluator.announce(every, splits.test)
     measure = _Measurer(evaluator, progress)
-    test = {one.name: measure(one, splits.test) for one in baselines[:2]}
+    test = {baseline.name: measure(baseline, splits.test) for baseline in baselines[:2]}
     # Before the other baselines, as the verdict needs it and the budget may end.
     both = (test["pick"], test["best_single"])
     direct = measure.directly(*both, splits.test)
-    rest = [measure.recorded(one, splits.test) for one in baselines[2:]]
-    test |= {one.name: measure(one, splits.test) for one in rest}
-    val = {one.name: measure(one, splits.val) for one in (*baselines[:2], *rest)}
+    rest = [measure.recorded(baseline, splits.test) for baseline in baselines[2:]]
+    test |= {baseline.name: measure(baseline, splits.test) for baseline in rest}
+    val = {baseline.name: measure(baseline, splits.val) for baseline in (*baselines[:2], *rest)}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
     on_val = on_val if direct is None else None  # on val the two were not compared directly
-    others = [one for one in front if one.architecture != str(baselines[1].architecture)]
+    others = [record for record in front if record.architecture != str(baselines[1].architecture)]
     best, on_test = (_best_of_all(test), _best_of_all(val)), partial(measure, rows=splits.test)
     decided = _verdict(*both, val, direct, on_val, min_gain=options.min_gain)
-    if (why := measure.chance() if decided.n else None) is not None:
-        decided, others = decided.by_chance(why), []  # nothing cheaper can be proven as good
+    if (reason := measure.chance() if decided.n else None) is not None:
+        decided, others = decided.by_chance(reason), []  # nothing cheaper can be proven as good
     # What chooses among the answers of single agents needs no new calls on test.
     free = [r for r in others if read_architecture(r.architecture).chooses_among_singles]
     return ComparedSystems(
@@ -229,7 +229,7 @@ def compare_on_test(
         test=_ordered(test, oracles[0], options.pool),
         differences=_differences(test, decided),
         verdict=decided,
-        cost_verdict=None if why is not None else _cost_verdict(options, test, on_val),
+        cost_verdict=None if reason is not None else _cost_verdict(options, test, on_val),
         front_verdicts=_for_less(options, *best, others, on_test),
         savings=_for_less(options, test["pick"], val["pick"], free, on_test),
         direct=DirectComparison.of(direct, n_rows=len(splits.test)) if direct else None,
@@ -243,9 +243,9 @@ def _differences(test: Mapping[str, _Measured], decided: Verdict) -> dict[str, I
     if not pick.is_whole:
         return {}
     others = {
-        name: one.scores
-        for name, one in test.items()
-        if one.is_whole and one.baseline.architecture != pick.baseline.architecture
+        name: system.scores
+        for name, system in test.items()
+        if system.is_whole and system.baseline.architecture != pick.baseline.architecture
     }
     # A verdict that uses val too, or a judge, has another difference than this one.
     single = others.pop("best_single", None)
@@ -294,12 +294,12 @@ def _for_less(
     most = _costs(on_val)[cost]
     cheaper = [record for record in front if getattr(record, cost) < most]
     members = [read_architecture(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
-    found = {str(one): measure(Baseline("front", one)) for one in members}
-    whole = {name: one for name, one in found.items() if one.is_whole}
+    systems = {str(candidate): measure(Baseline("front", candidate)) for candidate in members}
+    whole = {name: system for name, system in systems.items() if system.is_whole}
     return cost_verdicts(
-        {name: one.scores for name, one in whole.items()},
+        {name: system.scores for name, system in whole.items()},
         single.scores,
-        costs={name: _costs(one) for name, one in whole.items()},
+        costs={name: _costs(system) for name, system in whole.items()},
         single_costs=_costs(single),
         cost=cost,
         single_name=str(single.baseline.architecture),
@@ -315,14 +315,14 @@ def _best_of_all(measured: Mapping[str, _Measured]) -> _Measured:
 def _compared_cost(options: SearchOptions, single: _Measured) -> str | None:
     """Return the first of usd, seconds and calls that is an objective or limit, and not 0."""
     named, costs = names_of(options.objectives), _costs(single)
-    asked = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
-    return next((name for name in asked if costs[name] > 0), None)
+    names = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
+    return next((name for name in names if costs[name] > 0), None)
 
 
-def _costs(one: _Measured) -> dict[str, float]:
+def _costs(system: _Measured) -> dict[str, float]:
     """Return the mean cost of a question, by the names in ``COSTS``."""
-    found = means(list(one.outcomes.values()))
-    return {name: found[name] for name in COSTS}
+    averages = means(list(system.outcomes.values()))
+    return {name: averages[name] for name in COSTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,45 +331,45 @@ class _Measurer:
     progress: Progress
 
     def __call__(self, baseline: Baseline, rows: Sequence[dspy.Example]) -> _Measured:
-        one, n_rows = baseline.architecture, len(rows)
-        if one is None:
+        architecture, n_rows = baseline.architecture, len(rows)
+        if architecture is None:
             return _Measured(baseline, n_rows, {}, baseline.note)
-        self.progress.show("test", current=f"{baseline.name}: {one}")
+        self.progress.show("test", current=f"{baseline.name}: {architecture}")
         reason = ""
         try:
-            self.evaluator.measure(one, rows)
+            self.evaluator.measure(architecture, rows)
         except BudgetReachedError as error:
             reason = str(error)
         except UnknownCallError:
             reason = "not in the recording"
-        known = [row for row in rows if self.evaluator.knows(one, [row])]
-        found = zip(known, self.evaluator.measure(one, known), strict=True)
-        return _Measured(baseline, n_rows, {row.id: outcome for row, outcome in found}, reason)
+        known_rows = [row for row in rows if self.evaluator.knows(architecture, [row])]
+        pairs = zip(known_rows, self.evaluator.measure(architecture, known_rows), strict=True)
+        return _Measured(baseline, n_rows, {row.id: outcome for row, outcome in pairs}, reason)
 
     def recorded(self, baseline: Baseline, rows: Sequence[dspy.Example]) -> Baseline:
         """Return Self-MoA with as many samples as a recording has; other baselines as they are."""
-        one = baseline.architecture
+        architecture = baseline.architecture
         if baseline.name != "self_moa":
             return baseline
-        while one is not None and len(one.layers[0]) > SELF_MOA_SAMPLES:
+        while architecture is not None and len(architecture.layers[0]) > SELF_MOA_SAMPLES:
             try:
-                self.evaluator.measure(one, rows[:1])
+                self.evaluator.measure(architecture, rows[:1])
                 break
             except UnknownCallError:
-                one = replace(one, layers=(one.layers[0][1:],))
+                architecture = replace(architecture, layers=(architecture.layers[0][1:],))
             except BudgetReachedError:
                 break
-        return replace(baseline, architecture=one)
+        return replace(baseline, architecture=architecture)
 
     def directly(
         self, pick: _Measured, single: _Measured, rows: Sequence[dspy.Example]
     ) -> list[float] | None:
         """Return the judge's preferences for the pick over the best single agent, if it picks."""
-        one, other = pick.baseline.architecture, single.baseline.architecture
+        picked, other = pick.baseline.architecture, single.baseline.architecture
         is_judged = self.evaluator.judging is not None and self.evaluator.judging.picks
-        if not is_judged or one is None or other is None or not one.layers:
+        if not is_judged or picked is None or other is None or not picked.layers:
             return None
-        return preferences_between(self.evaluator.compare, one, other, rows)
+        return preferences_between(self.evaluator.compare, picked, other, rows)
 
     def chance(self) -> str | None:
         """Return why the judge's preferences may be chance; None if nothing indicates it."""
@@ -380,16 +380,18 @@ class _Measurer:
         """Return the judge's statistics of each system; empty without a judge."""
         if (judging := self.evaluator.judging) is None:
             return {}
-        found = {name: list(one.outcomes.values()) for name, one in measured.items()}
-        return {name: judging.system(outcomes) for name, outcomes in found.items() if outcomes}
+        by_name = {name: list(system.outcomes.values()) for name, system in measured.items()}
+        return {name: judging.system(outcomes) for name, outcomes in by_name.items() if outcomes}
 
     def oracle(self, ranking: Sequence[str], rows: Sequence[dspy.Example]) -> SystemScore:
         """Return the best single agent of each question: the most that choosing can reach."""
-        found = [self(Baseline(name, Architecture.single(name)), rows) for name in ranking]
-        for one in found:
-            if not one.is_whole:
-                return SystemScore("oracle", None, None, note=f"{one.baseline.name}: {one.missing}")
-        best = mean_interval(oracle({one.baseline.name: one.scores for one in found}))
+        systems = [self(Baseline(name, Architecture.single(name)), rows) for name in ranking]
+        for system in systems:
+            if not system.is_whole:
+                return SystemScore(
+                    "oracle", None, None, note=f"{system.baseline.name}: {system.missing}"
+                )
+        best = mean_interval(oracle({member.baseline.name: member.scores for member in systems}))
         score = (best.estimate, best.low, best.high)
         return SystemScore("oracle", None, *score, note="best single agent of each question")
 
@@ -443,5 +445,5 @@ def _without_test(
 def _ordered(
     measured: Mapping[str, _Measured], ceiling: SystemScore, pool: Pool
 ) -> dict[str, SystemScore]:
-    rows = {name: one.row(pool) for name, one in measured.items()} | {"oracle": ceiling}
+    rows = {name: system.row(pool) for name, system in measured.items()} | {"oracle": ceiling}
     return {name: rows[name] for name in _ORDER if name in rows}

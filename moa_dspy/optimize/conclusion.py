@@ -70,19 +70,19 @@ class SurrogateShrinkage:
 
     def model(self, evidence: Evidence, measured: Sequence[CandidateScores]) -> SurrogateModel:
         """Return the model of ``measured`` and of all architectures that were stopped early."""
-        stopped = [one for one in evidence.measured if not one.is_whole]
-        known = [*measured, *stopped]
+        stopped = [entry for entry in evidence.measured if not entry.is_whole]
+        entries = [*measured, *stopped]
         return SurrogateModel(
             self.kernels(evidence),
-            [one.architecture for one in known],
-            np.array([one.scores for one in known]),
+            [entry.architecture for entry in entries],
+            np.array([entry.scores for entry in entries]),
         )
 
     def kernels(self, evidence: Evidence) -> Kernels:
         """Return the kernels, which say how similar two architectures are."""
         if self.program is not None:
             return program_kernels(
-                self.program, {one.architecture: one.scores for one in evidence.measured}
+                self.program, {entry.architecture: entry.scores for entry in evidence.measured}
             )
         means = {name: float(scores.mean()) for name, scores in evidence.singles.items()}
         return Kernels.of(Traits(means, self.pair, self.prompts))
@@ -119,7 +119,7 @@ class EvidenceBuilder:
         singles, space = self.singles, self.options.space
         # Where no vote can win, those that were measured count as measured, and no others.
         is_idle = singles.facts.is_vote_idle
-        found = Evidence(
+        evidence = Evidence(
             singles=singles.scores,
             measured=tuple(self.measured()),
             ballots=None if is_idle else singles.ballots,
@@ -131,12 +131,12 @@ class EvidenceBuilder:
             smoothed=None if is_idle else singles.smoothed,
             ways=self._ways,
         )
-        if self._ways is None and found.ballots is not None:
-            found = found.counted(PSEUDO_ROWS)
-            self._ways = found.ways
+        if self._ways is None and evidence.ballots is not None:
+            evidence = evidence.counted(PSEUDO_ROWS)
+            self._ways = evidence.ways
         if isinstance(space, ProgramSpace):
-            return program_evidence(found)
-        return found if self.may_prompt else _without_prompts(found)
+            return program_evidence(evidence)
+        return evidence if self.may_prompt else _without_prompts(evidence)
 
     @cached_property
     def _wide(self) -> SingleAgents:
@@ -148,7 +148,7 @@ class EvidenceBuilder:
     @property
     def shrink(self) -> SurrogateShrinkage:
         """The estimator of gains of architectures that are not plain votes."""
-        prompts = {one.prompt for one in self.records if one.prompt is not None}
+        prompts = {record.prompt for record in self.records if record.prompt is not None}
         space = self.options.space
         program = space if isinstance(space, ProgramSpace) else None
         return SurrogateShrinkage(self.pair, tuple(sorted(prompts)), program)
@@ -156,12 +156,12 @@ class EvidenceBuilder:
     def _candidate(self, architecture: Architecture, record: TrialRecord) -> CandidateScores:
         options, all_rows = self.options, self.singles.rows
         if architecture not in self._measured:
-            found = np.full(len(all_rows), np.nan)
+            padded = np.full(len(all_rows), np.nan)
             outcomes = self.evaluator.measure(architecture, all_rows[: record.rows])
-            found[: record.rows] = scores(outcomes)
+            padded[: record.rows] = scores(outcomes)
             self._measured[architecture] = CandidateScores(
                 architecture,
-                found,
+                padded,
                 calls=record.calls,
                 usd=record.usd or 0.0,  # an unknown price breaks no tie
                 bonus=options.diversity_weight * record.diversity,
@@ -175,8 +175,8 @@ class EvidenceBuilder:
 def _without_prompts(evidence: Evidence) -> Evidence:
     """Return the evidence with no architecture admitted that has a prompt of the search."""
     measured = tuple(
-        replace(one, is_admitted=one.is_admitted and one.architecture.prompt is None)
-        for one in evidence.measured
+        replace(entry, is_admitted=entry.is_admitted and entry.architecture.prompt is None)
+        for entry in evidence.measured
     )
     return replace(evidence, measured=measured)
 
@@ -218,7 +218,7 @@ def cross_fitted(
         return None
     rng = np.random.default_rng([seed, n])
     # Weights that were learned on all rows would know the rows that are left out.
-    fair = tuple(one for one in evidence.measured if not one.architecture.weights)
+    fair = tuple(entry for entry in evidence.measured if not entry.architecture.weights)
     evidence = replace(evidence, measured=fair)
     folds = [rng.permutation(np.arange(n) % N_FOLDS) for _ in range(repeats)]
     held = [_held_out(evidence, fold, pseudo) for fold in folds]
@@ -231,16 +231,16 @@ def _held_out(
     evidence: Evidence, fold: NDArray[np.intp], pseudo: int
 ) -> tuple[ScoreMatrix, ScoreMatrix]:
     """Return the scores of pick and best single agent on each row, chosen without its fold."""
-    is_free = not any(one.bonus for one in evidence.measured)  # else only measured ones have it
+    is_free = not any(entry.bonus for entry in evidence.measured)  # else only measured ones have it
     held, alone = np.zeros(evidence.n_rows), np.zeros(evidence.n_rows)
     singles = {str(m.architecture) for m in evidence.measured if m.is_admitted}
     for k in range(N_FOLDS):
         inside, outside = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        known = evidence.take(inside)
-        choice = choose(known, pseudo=pseudo, may_be_unmeasured=is_free)
+        training = evidence.take(inside)
+        choice = choose(training, pseudo=pseudo, may_be_unmeasured=is_free)
         held[outside] = choice.scores(evidence.take(outside))
-        fair = (name for name in known.ranking if name in singles)
-        alone[outside] = evidence.singles[next(fair, known.ranking[0])][outside]
+        fair = (name for name in training.ranking if name in singles)
+        alone[outside] = evidence.singles[next(fair, training.ranking[0])][outside]
     return held, alone
 
 
@@ -275,16 +275,16 @@ def front_of(builder: EvidenceBuilder, choice: Choice) -> tuple[TrialRecord, ...
     return front(records, names, limits=options.limits, shrunk=shrunk)
 
 
-def _knee(builder: EvidenceBuilder, choice: Choice, found: Sequence[TrialRecord]) -> str | None:
+def _knee(builder: EvidenceBuilder, choice: Choice, records: Sequence[TrialRecord]) -> str | None:
     names = names_of(builder.options.objectives)
-    best = knee(found, names, shrunk=_shrunk(builder, choice))
+    best = knee(records, names, shrunk=_shrunk(builder, choice))
     return None if best is None else best.architecture
 
 
 def _shrunk(builder: EvidenceBuilder, choice: Choice) -> dict[str, float]:
     level = builder.records[choice.incumbent].score
     # The gains include the user's weight on diversity.
-    return {str(one.architecture): level + one.gain for one in choice.options}
+    return {str(option.architecture): level + option.gain for option in choice.options}
 
 
 def make_result(
@@ -351,7 +351,7 @@ def make_result(
 
 def _explained(builder: EvidenceBuilder) -> dict[str, float]:
     evidence = builder.evidence()
-    whole = [one for one in evidence.measured if one.is_whole]
+    whole = [entry for entry in evidence.measured if entry.is_whole]
     return builder.shrink.model(evidence, whole).explained()
 
 
@@ -382,22 +382,22 @@ def final_facts(
 
 def _follows(evaluator: Evaluator, builder: EvidenceBuilder) -> dict[str, dict[str, float]]:
     """Return how far the best synthesizing mixtures follow the better of their proposals."""
-    whole = [one for one in builder.records.items() if not one[1].is_stopped_early]
+    whole = [pair for pair in builder.records.items() if not pair[1].is_stopped_early]
     best = sorted(whole, key=lambda item: (-item[1].score, item[1].calls))
-    shown = [one for one, _ in best if one.combine == "synthesize" and len(one.layers) == 1]
-    records = {str(one): _record(one, evaluator, builder) for one in shown[:MOST_FOLLOWED]}
-    found = collaboration_report(records).correlations
+    shown = [arch for arch, _ in best if arch.combine == "synthesize" and len(arch.layers) == 1]
+    records = {str(arch): _record(arch, evaluator, builder) for arch in shown[:MOST_FOLLOWED]}
+    correlations = collaboration_report(records).correlations
     return {
-        name: {"mean": one.mean, "standard_error": one.standard_error, "n": float(one.n)}
-        for name, one in found.items()
-        if one.n > 1
+        name: {"mean": sample.mean, "standard_error": sample.standard_error, "n": float(sample.n)}
+        for name, sample in correlations.items()
+        if sample.n > 1
     }
 
 
-def _record(one: Architecture, evaluator: Evaluator, builder: EvidenceBuilder) -> AggregatorRecord:
+def _record(arch: Architecture, evaluator: Evaluator, builder: EvidenceBuilder) -> AggregatorRecord:
     """Return the aggregator's answers beside its proposals, each with the judge's preference."""
-    rows, layer = builder.singles.rows, one.layers[0]
-    outcomes = evaluator.measure(one, rows)
+    rows, layer = builder.singles.rows, arch.layers[0]
+    outcomes = evaluator.measure(arch, rows)
     singles = {name: evaluator.measure(Architecture.single(name), rows) for name in layer}
     preferences = np.full((len(rows), len(layer)), np.nan)
     for row in range(len(rows)):
@@ -408,7 +408,7 @@ def _record(one: Architecture, evaluator: Evaluator, builder: EvidenceBuilder) -
                 preferences[row, seat] = judged.preference
         if len(outcomes[row].layer) != len(layer):
             preferences[row] = np.nan
-    texts = ["".join(texts_of(evaluator.ask(one, row)) or ()) for row in rows]
+    texts = ["".join(texts_of(evaluator.ask(arch, row)) or ()) for row in rows]
     proposals = [
         outcome.layer if len(outcome.layer) == len(layer) else ("",) * len(layer)
         for outcome in outcomes
@@ -438,8 +438,8 @@ def make_program(
 def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     whole = [record for record in records if not record.is_stopped_early]
     ordered = sorted(whole, key=lambda record: (-record.score, record.calls))[:N_CANDIDATES]
-    made = [student.with_architecture(read_architecture(one.architecture)) for one in ordered]
-    return [{"score": one.score, "program": p} for one, p in zip(ordered, made, strict=True)]
+    copies = [student.with_architecture(read_architecture(trial.architecture)) for trial in ordered]
+    return [{"score": trial.score, "program": p} for trial, p in zip(ordered, copies, strict=True)]
 
 
 def best_single_of(
@@ -447,4 +447,4 @@ def best_single_of(
 ) -> Architecture:
     """Return the best single agent within the limits; without any, the best of all."""
     singles = [Architecture.single(name) for name in ranking]
-    return next((one for one in singles if limits.admit(records[one])), singles[0])
+    return next((single for single in singles if limits.admit(records[single])), singles[0])

@@ -74,7 +74,7 @@ def _answers(
     starts: list[int] = []
     for codes, scores in zip(ballots.codes.T, ballots.scores.T, strict=True):
         answers = [codes == code for code in np.unique(codes[codes >= 0])]
-        worth = [float(scores[who].max()) for who in answers]
+        worth = [float(scores[agent].max()) for agent in answers]
         if max(worth, default=0.0) > 0:
             starts.append(len(values))
             members += answers
@@ -147,20 +147,23 @@ class Cost:
         return Cost(n * self.calls, n * self.tokens, n * self.usd, n * self.seconds)
 
 
-def middle_of(plays: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
+def middle_of(simulations: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
     """Return the likely cost of each stage; the stages add up to the likely cost of the study.
 
-    In each unit, it is the mean of the middle third of the plays by the cost of the whole study,
-    which is near the median of the plays.
+    In each unit, it is the mean of the middle third of the simulations by the cost of the whole
+    study, which is near their median.
     """
-    found: dict[str, dict[str, float]] = {name: {} for name in plays[0]}
-    n_cut = (len(plays) - 1) // 3
-    for unit in (one.name for one in fields(Cost)):
-        ordered = sorted(plays, key=lambda play: getattr(play["all"], unit))
-        for name, costs in found.items():
-            some = (getattr(play[name], unit) for play in ordered[n_cut : len(plays) - n_cut])
+    middles: dict[str, dict[str, float]] = {name: {} for name in simulations[0]}
+    n_cut = (len(simulations) - 1) // 3
+    for unit in (cost_field.name for cost_field in fields(Cost)):
+        ordered = sorted(simulations, key=lambda simulation: getattr(simulation["all"], unit))
+        for name, costs in middles.items():
+            some = (
+                getattr(simulation[name], unit)
+                for simulation in ordered[n_cut : len(simulations) - n_cut]
+            )
             costs[unit] = fmean(some)
-    return {name: Cost(**costs) for name, costs in found.items()}
+    return {name: Cost(**costs) for name, costs in middles.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +231,7 @@ class StudyEstimate:
         """Return the estimate with the limit reached first, of a ``Budget`` or a like object."""
         shares = {
             name: limit / needed
-            for name in (one.name for one in fields(Cost))
+            for name in (cost_field.name for cost_field in fields(Cost))
             if (limit := getattr(limits, name)) is not None and (needed := getattr(self, name))
         }
         first = min(shares, key=lambda name: shares[name], default=None)
@@ -356,8 +359,8 @@ def early_facts(
     best = oracle(scores)
     means = {name: float(np.mean(values)) for name, values in scores.items()}
     leader = max(means, key=lambda name: round(means[name], 12))
-    mine = np.asarray(scores[leader], np.float64)
-    leads = simultaneous_intervals(mine, {n: s for n, s in scores.items() if n != leader})
+    leader_scores = np.asarray(scores[leader], np.float64)
+    leads = simultaneous_intervals(leader_scores, {n: s for n, s in scores.items() if n != leader})
     runner_up = min(leads, key=lambda name: leads[name].low) if leads else None
     return EarlyFacts(
         n_rows=best.size,
@@ -369,7 +372,7 @@ def early_facts(
         contested=None if ballots is None else contested_share(ballots, leader),
         runner_up=runner_up,
         lead=None if runner_up is None else leads[runner_up],
-        rescued=float(((mine < SOLVED) & (best >= SOLVED)).mean()),
+        rescued=float(((leader_scores < SOLVED) & (best >= SOLVED)).mean()),
         estimate=estimate,
         judge=judge,
         agreed=None if ballots is None else agreed_share(ballots),
@@ -416,19 +419,19 @@ def check_decidable(
         StudyError: If all scores are 0, all are 1, or the agents score equally on every row.
     """
     case = undecidable(scores)
-    are_copies = len({tuple(said) for said in replies.values()}) == 1
+    are_copies = len({tuple(texts) for texts in replies.values()}) == 1
     if case is None or (case == "all_equal" and are_copies):
         return
     n_rows = len(next(iter(scores.values())))
-    who = f"All {len(scores)} agents score" if len(scores) > 1 else "The only agent scores"
+    subject = f"All {len(scores)} agents score" if len(scores) > 1 else "The only agent scores"
     where = f"all {n_rows:,} questions of val" if n_rows > 1 else "the only question of val"
-    said = {
-        "all_wrong": f"{who} 0 on {where}",
-        "all_right": f"{who} 100 % on {where}",
-        "all_equal": f"{who} the same on each of {where}",
+    statement = {
+        "all_wrong": f"{subject} 0 on {where}",
+        "all_right": f"{subject} 100 % on {where}",
+        "all_equal": f"{subject} the same on each of {where}",
     }[case]
     shown = "; ".join(f"{name} replied {shown_reply(texts[0])}" for name, texts in replies.items())
     raise StudyError(
-        f"{said}, so no comparison can be decided. Is the metric or the format of the answers "
+        f"{statement}, so no comparison can be decided. Is the metric or the format of the answers "
         f"wrong? Expected {shown_reply(gold)}; {shown}."
     )

@@ -54,19 +54,19 @@ class Student:
         """
         if isinstance(program, Student):
             return program if registry is None else replace(program, registry=registry)
-        found = mixtures_of(program)
-        if len(found) != 1:
-            raise StudyError(_why_not_one(program))
-        (mixture,) = found.values()
+        mixtures = mixtures_of(program)
+        if len(mixtures) != 1:
+            raise StudyError(_mixture_count_problem(program))
+        (mixture,) = mixtures.values()
         return cls(program, mixture, registry)
 
     @classmethod
     def in_place_of(cls, program: Any, predictor: str, **options: Any) -> Any:
         """Return the result of ``MixtureOfAgents.in_place_of``; beside mixtures, a ``Student``."""
-        made: Any = MixtureOfAgents.in_place_of(program, predictor, **options)
+        changed: Any = MixtureOfAgents.in_place_of(program, predictor, **options)
         others = mixtures_of(program)
-        found = [one for path, one in mixtures_of(made).items() if path not in others]
-        return cls(made, found[0]) if others and found else made
+        mixtures = [mixture for path, mixture in mixtures_of(changed).items() if path not in others]
+        return cls(changed, mixtures[0]) if others and mixtures else changed
 
     def with_architecture(self, architecture: Architecture) -> Any:
         """Return a copy of the program that has the architecture; its seats' prompts are new.
@@ -77,9 +77,9 @@ class Student:
         Raises:
             StudyError: If the prompt is unknown.
         """
-        made = self._made(architecture)
-        made.architecture = replace(architecture, prompt=None)
-        return self.with_module(made)
+        mixture = self._mixture_of(architecture)
+        mixture.architecture = replace(architecture, prompt=None)
+        return self.with_module(mixture)
 
     def to_measure(self, architecture: Architecture) -> MeasuredProgram:
         """Return the program with the architecture, ready to be run on rows.
@@ -87,30 +87,30 @@ class Student:
         Raises:
             StudyError: If the architecture names an unknown prompt.
         """
-        return MeasuredProgram(self, self._made(architecture))
+        return MeasuredProgram(self, self._mixture_of(architecture))
 
-    def _made(self, architecture: Architecture) -> MixtureOfAgents:
-        made = self.mixture.with_architecture(architecture)
+    def _mixture_of(self, architecture: Architecture) -> MixtureOfAgents:
+        mixture = self.mixture.with_architecture(architecture)
         if (name := architecture.prompt) is None:
-            return made
+            return mixture
         if self.registry is None:
             raise StudyError(f"Unknown prompt {name!r} of {architecture}: there are no prompts.")
-        self.registry.put_into(made.aggregator, name)
-        return made
+        self.registry.put_into(mixture.aggregator, name)
+        return mixture
 
-    def replaced_by(self, made: dspy.Module) -> dict[int, Any]:
-        """Return the replacements, by id of the replaced object, for a copy with ``made``."""
-        return {id(self.mixture): made}
+    def replaced_by(self, module: dspy.Module) -> dict[int, Any]:
+        """Return the replacements, by id of the replaced object, for a copy with ``module``."""
+        return {id(self.mixture): module}
 
-    def with_module(self, made: dspy.Module) -> Any:
-        """Return a copy of the program that holds ``made`` where the mixture was.
+    def with_module(self, module: dspy.Module) -> Any:
+        """Return a copy of the program that holds ``module`` where the mixture was.
 
         Raises:
             StudyError: If the program cannot be copied.
         """
         try:
             # An object that is in the memo is not copied but replaced, wherever it occurs.
-            return copy.deepcopy(self.program, self.replaced_by(made))
+            return copy.deepcopy(self.program, self.replaced_by(module))
         except Exception as error:
             raise StudyError(
                 f"`student` cannot be copied: {error}. An object that cannot be copied, such as "
@@ -145,19 +145,19 @@ def _walk(
     for name, value in vars(module).items():
         inner: list[tuple[str, Any]] = [("", value)]
         if isinstance(value, (list, tuple)):
-            inner = [(f"[{n}]", one) for n, one in enumerate(value)]
+            inner = [(f"[{n}]", item) for n, item in enumerate(value)]
         elif isinstance(value, dict):
-            inner = [(f"['{key}']", one) for key, one in value.items()]
-        for where, one in inner:
-            yield from _walk(one, f"{path}.{name}{where}", seen, with_frozen=with_frozen)
+            inner = [(f"['{key}']", item) for key, item in value.items()]
+        for where, child in inner:
+            yield from _walk(child, f"{path}.{name}{where}", seen, with_frozen=with_frozen)
 
 
-def _why_not_one(program: Any) -> str:
+def _mixture_count_problem(program: Any) -> str:
     kind = type(program).__name__
-    found = [path.removeprefix("self.") for path in mixtures_of(program)]
+    paths = [path.removeprefix("self.") for path in mixtures_of(program)]
     every = [path.removeprefix("self.") for path in mixtures_of(program, with_frozen=True)]
-    if found:
-        named = f"holds {len(found)} mixtures, at {', '.join(found)}, but only one is allowed"
+    if paths:
+        named = f"holds {len(paths)} mixtures, at {', '.join(paths)}, but only one is allowed"
         return f"The {kind} {named}: freeze the others by `_compiled = True`, as in DSPy."
     if every:
         named = f"The mixtures of the {kind} are frozen, at {', '.join(every)}"
@@ -175,12 +175,12 @@ class WorkerPool(Protocol):
     """
 
     def announce(
-        self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
+        self, tasks: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
     ) -> None:
         """Start the calls of tasks that will be measured, in this order, without waiting.
 
         Args:
-            wanted: Each task with its rows.
+            tasks: Each task with its rows.
             is_urgent: Whether they are measured next; otherwise urgent tasks go first.
         """
         ...
@@ -233,10 +233,10 @@ class Evaluator:
     @property
     def cut(self) -> dict[str, dict[str, int]]:
         """Answers that the token limit or a filter ended: agent -> reason -> number."""
-        found: dict[str, dict[str, int]] = {}
+        cuts: dict[str, dict[str, int]] = {}
         for (agent, reason), n in sorted(self.node_cache.cut.items()):
-            found.setdefault(agent, {})[reason] = n
-        return found
+            cuts.setdefault(agent, {})[reason] = n
+        return cuts
 
     def measure(
         self, architecture: Architecture, rows: Sequence[dspy.Example]
@@ -248,13 +248,13 @@ class Evaluator:
             MoaError: If a call cannot be made for a reason other than the model.
             StudyError: If a larger program fails by itself.
         """
-        known = self._outcomes.setdefault(architecture, {})
+        outcomes = self._outcomes.setdefault(architecture, {})
         # As items: DSPy's attribute access is slow, and this reads all rows every time.
-        if missing := [row for row in rows if row["id"] not in known]:
+        if missing := [row for row in rows if row["id"] not in outcomes]:
             self._run(self._program(architecture), missing)
             self.node_cache.kept.flush()
-        found = tuple([known[row["id"]] for row in rows])
-        return found if self.judging is None else self.judging.scored(found)
+        measured = tuple([outcomes[row["id"]] for row in rows])
+        return measured if self.judging is None else self.judging.scored(measured)
 
     def compare(
         self, architecture: Architecture, other: Architecture, rows: Sequence[dspy.Example]
@@ -283,8 +283,8 @@ class Evaluator:
 
     def knows(self, architecture: Architecture, rows: Sequence[dspy.Example]) -> bool:
         """True if ``measure`` of these rows would make no call."""
-        known = self._outcomes.get(architecture, {})
-        return all(row["id"] in known for row in rows)
+        outcomes = self._outcomes.get(architecture, {})
+        return all(row["id"] in outcomes for row in rows)
 
     def announce(
         self,
@@ -295,8 +295,8 @@ class Evaluator:
     ) -> None:
         """Announce what will certainly be measured: workers start on it, threads do not."""
         if self.workers is not None:
-            wanted = [(self._task(one), rows) for one in architectures if self._is_shared(one)]
-            self.workers.announce(wanted, is_urgent=is_urgent)
+            tasks = [(self._task(arch), rows) for arch in architectures if self._is_shared(arch)]
+            self.workers.announce(tasks, is_urgent=is_urgent)
 
     def ask(self, architecture: Architecture, row: dspy.Example) -> Any:
         """Make all calls for the answer to this row, and do not judge it.
@@ -366,10 +366,10 @@ class Evaluator:
             if example not in self._inputs:
                 self._inputs[example] = row.inputs().toDict()
         inputs = {example: self._inputs[example] for example in left}
-        for runner, found in known_answers(self.node_cache, program.mixture, inputs):
+        for runner, answer in known_answers(self.node_cache, program.mixture, inputs):
             row = left.pop(runner.example)
             self.node_cache.table.add_row()
-            answered = MixturePrediction.of(found) if isinstance(found, Answer) else found
+            answered = MixturePrediction.of(answer) if isinstance(answer, Answer) else answer
             self._note(program, row, runner, answered)
         return [*left.values()]
 
@@ -378,13 +378,13 @@ class Evaluator:
         started, runner = time.perf_counter(), NodeRunner(self.node_cache, row.id)
         with call_scope(example=row.id) as scope:
             try:
-                found = program.answer(row.inputs().toDict(), runner)
+                result = program.answer(row.inputs().toDict(), runner)
             except LayerFailedError as error:
-                found = error
+                result = error
             finally:
                 self.node_cache.table.add_row()
-        self._note(program, row, runner, found, scope.log)
-        if isinstance(found, LayerFailedError):
+        self._note(program, row, runner, result, scope.log)
+        if isinstance(result, LayerFailedError):
             return False
         is_known = runner.is_reused and self.judging is None
         is_known &= all(facts.is_reused for facts in scope.log)
@@ -395,20 +395,20 @@ class Evaluator:
         program: MeasuredProgram,
         row: dspy.Example,
         runner: NodeRunner,
-        found: Any,
+        result: Any,
         log: Sequence[CallFacts] = (),
     ) -> None:
-        """Score a row: ``found`` is its prediction, or why there is none."""
+        """Score a row: ``result`` is its prediction, or why there is none."""
         outcomes = self._outcomes.setdefault(program.mixture.architecture, {})
         costs = runner.costs(log)
-        if isinstance(found, LayerFailedError):
+        if isinstance(result, LayerFailedError):
             # A failed answer also has a verdict: it loses to any answer.
             judged = self._judged(program, row, None)
-            outcomes[row.id] = Outcome(0.0, (), **costs, failure=str(found), judged=judged)
+            outcomes[row.id] = Outcome(0.0, (), **costs, failure=str(result), judged=judged)
             return
-        judged = self._judged(program, row, found)
+        judged = self._judged(program, row, result)
         outcomes[row.id] = Outcome(
-            score=self._score(row, found, judged),
+            score=self._score(row, result, judged),
             layer=runner.read,
             ballot=runner.ballot(program.mixture),
             judged=judged,

@@ -114,26 +114,26 @@ class JudgeDiagnostics:
     @classmethod
     def of(cls, pairs: Sequence[JudgedPair]) -> JudgeDiagnostics:
         """Return the properties of these judgements."""
-        read = [one for one in pairs if one.judgement.preference is not None]
-        excluded = [one.judgement.excluded for one in pairs]
-        places = [one.judgement.verdicts for one in read if len(one.judgement.verdicts) == 2]
-        found = cls(
+        read = [pair for pair in pairs if pair.judgement.preference is not None]
+        excluded = [pair.judgement.excluded for pair in pairs]
+        places = [pair.judgement.verdicts for pair in read if len(pair.judgement.verdicts) == 2]
+        diagnostics = cls(
             n=len(pairs),
             judged=len(read),
             missing=excluded.count("missing"),
             failed=excluded.count("failed"),
             unparsable=excluded.count("unparsable"),
-            ties=sum(one.judgement.is_tie for one in read) / len(read) if read else 0.0,
-            inconsistent=sum(one.judgement.is_inconsistent for one in read),
+            ties=sum(pair.judgement.is_tie for pair in read) / len(read) if read else 0.0,
+            inconsistent=sum(pair.judgement.is_inconsistent for pair in read),
             length=_length(read),
         )
         if len(places) < FEWEST_JUDGED:
-            return found
+            return diagnostics
         # The first response is shown first in the second order: see ``PairVerdict.verdicts``.
-        first, second = [two for _, two in places], [one for one, _ in places]
+        first, second = [verdict for _, verdict in places], [verdict for verdict, _ in places]
         reaction = position_consistency(first, second)
         return replace(
-            found,
+            diagnostics,
             consistency=reaction.consistent,
             first_advantage=reaction.first_advantage,
             p_chance=consistency_p(first, second),
@@ -141,8 +141,8 @@ class JudgeDiagnostics:
 
 
 def _length(read: Sequence[JudgedPair]) -> Interval | None:
-    values = [one.judgement.preference or 0.0 for one in read]
-    lengths, others = [one.length for one in read], [one.other_length for one in read]
+    values = [pair.judgement.preference or 0.0 for pair in read]
+    lengths, others = [pair.length for pair in read], [pair.other_length for pair in read]
     gaps: NDArray[np.float64] = np.subtract(lengths, others, dtype=np.float64)
     if len(read) < FEWEST_JUDGED or np.ptp(values) == 0 or np.ptp(gaps) == 0:
         return None
@@ -231,7 +231,7 @@ class JudgeFacts:
     @property
     def calls(self) -> float:
         """Calls of all judges."""
-        return sum(one["calls"] for one in self.costs.values())
+        return sum(costs["calls"] for costs in self.costs.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -241,18 +241,18 @@ class JudgeFacts:
     def from_json(cls, content: Mapping[str, Any]) -> JudgeFacts:
         """Return the facts whose ``to_json`` was ``content``."""
         plain = dict(content)
-        found = dict(plain.pop("diagnostics"))
+        diagnostics = dict(plain.pop("diagnostics"))
         for name in ("consistency", "first_advantage", "length"):
-            found[name] = _interval(found[name])
+            diagnostics[name] = _interval(diagnostics[name])
         for name in ("agreement", "kappa"):
             plain[name] = _interval(plain[name])
         direct = plain.pop("direct")
         systems = {
-            split: {name: JudgedSystem(**one) for name, one in rows.items()}
+            split: {name: JudgedSystem(**system) for name, system in rows.items()}
             for split, rows in plain.pop("systems").items()
         }
         return cls(
-            diagnostics=JudgeDiagnostics(**found),
+            diagnostics=JudgeDiagnostics(**diagnostics),
             direct=None if direct is None else DirectComparison(**direct),
             systems=systems,
             warnings=tuple(plain.pop("warnings")),
@@ -271,22 +271,22 @@ def agreement_of(
     """Return the share of equal verdicts of two judges, and kappa; None with too few pairs."""
     if len(verdicts) < FEWEST_JUDGED:
         return None, None
-    found = judge_agreement(verdicts, second)
-    return found.raw, found.kappa
+    agreement = judge_agreement(verdicts, second)
+    return agreement.raw, agreement.kappa
 
 
-def trust_warnings(found: JudgeDiagnostics) -> Iterator[str]:
+def trust_warnings(diagnostics: JudgeDiagnostics) -> Iterator[str]:
     """Yield a warning, one sentence, for each diagnostic that speaks against the judge."""
-    first = found.first_advantage
-    if found.chance is not None:
-        yield f"Its verdicts may be chance: {found.chance}"
+    first = diagnostics.first_advantage
+    if diagnostics.chance is not None:
+        yield f"Its verdicts may be chance: {diagnostics.chance}"
     if first is not None and abs(first.estimate) >= LARGE_ADVANTAGE and not _holds_0(first):
         place = "first" if first.estimate > 0 else "second"
         yield (
             f"It prefers what it is shown {place}, by {points(abs(first.estimate))} points; "
             "asked in both orders, that makes ties and no winner."
         )
-    length = found.length
+    length = diagnostics.length
     if length is not None and abs(length.estimate) >= LARGE_CORRELATION and not _holds_0(length):
         which = "longer" if length.estimate > 0 else "shorter"
         yield (
@@ -322,12 +322,12 @@ class Choices:
 
 
 def check_readable(
-    who: str, *, n_asked: int, n_unread: int, replies: Sequence[str], most: float = 1.0
+    subject: str, *, n_asked: int, n_unread: int, replies: Sequence[str], most: float = 1.0
 ) -> None:
     """Stop a study in which too few replies of a ranker or a judge could be read.
 
     Args:
-        who: The ranker or judge, with its agent.
+        subject: The ranker or judge, with its agent.
         n_asked: Number of replies.
         n_unread: Number of replies in which no choice was found.
         replies: Some of these; three are shown.
@@ -338,8 +338,8 @@ def check_readable(
     """
     if not n_asked or n_unread < most * n_asked:
         return
-    some = f"{n_unread:,} of {n_asked:,} replies of {who} could not be read"
-    none = f"None of the {n_asked:,} replies of {who} could be read"
+    some = f"{n_unread:,} of {n_asked:,} replies of {subject} could not be read"
+    none = f"None of the {n_asked:,} replies of {subject} could be read"
     shown = "; ".join(map(shown_reply, replies[:N_SHOWN]))
     raise StudyError(
         f"{none if n_unread >= n_asked else some}, so what it chose is not known. Does it "

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from moa_dspy.agent import Agent
 from moa_dspy.data.tables import records_of
 from moa_dspy.errors import DataError, PoolError, StudyError
-from moa_dspy.files import check_table, code_digest, imported, made, shown_value
+from moa_dspy.files import check_table, code_digest, imported, imported_instance, shown_value
 from moa_dspy.judges import JUDGES
 from moa_dspy.judges.program import JudgeProgram
 from moa_dspy.judges.run import Jury, RecordedPairs
@@ -48,8 +48,8 @@ class JudgeTable(BaseModel):
         Raises:
             PoolError: If the definition of an agent is invalid.
         """
-        tables = [one for key in ("agent", "second") for one in _listed(getattr(self, key))]
-        return {one.name: one for one in map(_agent, tables) if isinstance(one, Agent)}
+        tables = [table for key in ("agent", "second") for table in _listed(getattr(self, key))]
+        return {agent.name: agent for agent in map(_agent, tables) if isinstance(agent, Agent)}
 
     def make(self, pool: Pool, *, seed: int = 0, turns: str | None = None) -> JudgeOptions:
         """Return the options of the judge, without making a call.
@@ -81,9 +81,10 @@ class JudgeTable(BaseModel):
         """Return all settings that affect verdicts, as plain data without endpoints and keys."""
         plain = self.model_dump(mode="json", exclude={"agent", "second", "path"})
         for key in ("agent", "second"):
-            found = map(_agent, _listed(getattr(self, key)))
+            agents = map(_agent, _listed(getattr(self, key)))
             plain[key] = [
-                one if isinstance(one, str) else [one.name, one.identity] for one in found
+                agent if isinstance(agent, str) else [agent.name, agent.identity]
+                for agent in agents
             ]
         if self.path is not None:
             plain["path"] = hashlib.sha256(self.path.read_bytes()).hexdigest()
@@ -124,12 +125,12 @@ class JudgeTable(BaseModel):
     def _judge(self, agents: Sequence[Any], pool: Pool, seed: int, turns: str | None) -> Any:
         if self.kind == RECORDED:
             return RecordedPairs(read_pairs(self.path or Path()))
-        found = [self._asking(*_seat(one, pool), seed, turns) for one in agents]
-        if not found:
-            return made("judge.kind", self.kind, _kinds(), has="compare")
-        return found[0] if len(found) == 1 else Jury(found)
+        judges = [self._judge_of_agent(*_seat(agent, pool), seed, turns) for agent in agents]
+        if not judges:
+            return imported_instance("judge.kind", self.kind, _kinds(), has="compare")
+        return judges[0] if len(judges) == 1 else Jury(judges)
 
-    def _asking(self, pool: Pool, agent: str, seed: int, turns: str | None) -> Any:
+    def _judge_of_agent(self, pool: Pool, agent: str, seed: int, turns: str | None) -> Any:
         if ":" in self.kind:
             kind = imported("judge.kind", self.kind, _kinds())
             if not (isinstance(kind, type) and issubclass(kind, JudgeProgram)):
@@ -173,20 +174,20 @@ def _agent(value: Any) -> Agent | str:
 
 
 def _seat(value: Any, pool: Pool) -> tuple[Pool, str]:
-    found = _agent(value)
-    if isinstance(found, str):
-        if found not in pool:
+    agent = _agent(value)
+    if isinstance(agent, str):
+        if agent not in pool:
             raise StudyError(
-                f"`judge.agent`: unknown agent {found!r}; the pool has {', '.join(pool)}. A "
+                f"`judge.agent`: unknown agent {agent!r}; the pool has {', '.join(pool)}. A "
                 'judge outside the pool is given as a table, such as { name = "judge", model = '
                 '"openai/gpt-5" }.'
             )
-        return pool, found
-    if found.name in pool:
+        return pool, agent
+    if agent.name in pool:
         raise StudyError(
-            f"`judge.agent`: the pool has an agent {found.name!r} too; give the judge another name."
+            f"`judge.agent`: the pool has an agent {agent.name!r} too; give the judge another name."
         )
-    return Pool([found], calls=pool.calls), found.name
+    return Pool([agent], calls=pool.calls), agent.name
 
 
 def read_pairs(path: Path) -> dict[tuple[str, str, str], float | None]:
@@ -200,7 +201,7 @@ def read_pairs(path: Path) -> dict[tuple[str, str, str], float | None]:
     Raises:
         DataError: If the file cannot be read, lacks a column, or has one comparison twice.
     """
-    found: dict[tuple[str, str, str], float | None] = {}
+    preferences: dict[tuple[str, str, str], float | None] = {}
     for where, row in records_of(path):
         if missing := [name for name in _COLUMNS if name not in row]:
             raise DataError(
@@ -209,12 +210,12 @@ def read_pairs(path: Path) -> dict[tuple[str, str, str], float | None]:
             )
         question, system, reference, value = (row[name] for name in _COLUMNS)
         key = (str(system), str(reference), str(question))
-        if key in found:
+        if key in preferences:
             raise DataError(
                 f"{path}, {where}: {system} and {reference} are compared a second time on "
                 f"question {question!r}."
             )
         if value is not None and not isinstance(value, int | float):
             raise DataError(f"{path}, {where}: a preference must be a number, but is {value!r}.")
-        found[key] = None if value is None else float(value)
-    return found
+        preferences[key] = None if value is None else float(value)
+    return preferences

@@ -103,14 +103,14 @@ class Judging:
         """
         judge, pool = options.judge, options.pool
         metric = None if options.metric is None else CheckedMetric.of(options.metric)
-        found = cls(judge, metric)
-        found.warnings = tuple(self_preference_warnings(judge.judge, pool, options.space.agents))
+        judging = cls(judge, metric)
+        judging.warnings = tuple(self_preference_warnings(judge.judge, pool, options.space.agents))
         if judge.reference in pool:
-            found.reference = Architecture.single(judge.reference)
+            judging.reference = Architecture.single(judge.reference)
         elif judge.reference != BEST_SINGLE:
             check_reference_field(judge.reference, tuple(pool), rows)
-            found.reference = judge.reference
-        return found
+            judging.reference = judge.reference
+        return judging
 
     @property
     def opponent(self) -> str | None:
@@ -133,21 +133,21 @@ class Judging:
             metric = self.metric.score(row, prediction)
         if self.opponent is None:
             return RowJudgement(None, excluded="missing", metric=metric)
-        theirs = self._answer(row, self.opponent, agents)
-        found = self._compared(row, (name, prediction), (self.opponent, theirs))
+        reference = self._answer(row, self.opponent, agents)
+        judgement = self._compared(row, (name, prediction), (self.opponent, reference))
         return RowJudgement(
-            found.preference,
-            found.excluded,
+            judgement.preference,
+            judgement.excluded,
             length=_length(texts_of(prediction)),
-            reference_length=_length(texts_of(theirs)),
+            reference_length=_length(texts_of(reference)),
             difficulty=float(row[field]) if (field := self.options.difficulty) else 0.0,
             metric=metric,
         )
 
     def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
         """See ``AnswerJudge``."""
-        ours, theirs = (self._answer(row, one, agents) for one in (name, other))
-        return self._compared(row, (name, ours), (other, theirs))
+        first, second = (self._answer(row, system, agents) for system in (name, other))
+        return self._compared(row, (name, first), (other, second))
 
     def preference(self, row: dspy.Example, prediction: Any, agents: AsksAgents) -> float:
         """Return the score of an answer to a row: 0.5 if there is no verdict.
@@ -157,9 +157,9 @@ class Judging:
         """
         if self.opponent is None:
             raise StudyError("The judge has no reference yet: nothing can be compared with it.")
-        theirs = self._answer(row, self.opponent, agents)
-        found = self._compared(row, ("", prediction), (self.opponent, theirs))
-        return 0.5 if found.preference is None else found.preference
+        reference = self._answer(row, self.opponent, agents)
+        judgement = self._compared(row, ("", prediction), (self.opponent, reference))
+        return 0.5 if judgement.preference is None else judgement.preference
 
     def score_of(self, judged: RowJudgement) -> float:
         """See ``AnswerJudge``."""
@@ -172,48 +172,50 @@ class Judging:
 
         A row without a verdict gets the mean of the rows with one, which leaves the mean as it is.
         """
-        judged = [one.judged for one in outcomes]
-        if not self.picks or not outcomes or any(one is None for one in judged):
+        judged = [outcome.judged for outcome in outcomes]
+        if not self.picks or not outcomes or any(judgement is None for judgement in judged):
             return outcomes
-        values = self._values([one for one in judged if one is not None])
-        known = ~np.isnan(values)
-        mean = float(values[known].mean()) if known.any() else 0.5
-        filled = np.where(known, values, mean).tolist()
+        values = self._values([judgement for judgement in judged if judgement is not None])
+        is_read = ~np.isnan(values)
+        mean = float(values[is_read].mean()) if is_read.any() else 0.5
+        filled = np.where(is_read, values, mean).tolist()
         return tuple(
-            replace(one, score=value, is_filled=not is_known)
-            for one, value, is_known in zip(outcomes, filled, known.tolist(), strict=True)
+            replace(outcome, score=value, is_filled=not is_known)
+            for outcome, value, is_known in zip(outcomes, filled, is_read.tolist(), strict=True)
         )
 
     def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
         """Return the scores by judge and metric of one system's outcomes."""
-        judged = [one.judged for one in outcomes if one.judged is not None]
-        plain = np.array([_number(one.preference) for one in judged], np.float64)
-        known = ~np.isnan(plain)
-        metrics = [one.metric for one in judged if one.metric is not None]
+        judged = [outcome.judged for outcome in outcomes if outcome.judged is not None]
+        plain = np.array([_number(judgement.preference) for judgement in judged], np.float64)
+        is_read = ~np.isnan(plain)
+        metrics = [judgement.metric for judgement in judged if judgement.metric is not None]
         return JudgedSystem(
-            win_rate=float(plain[known].mean()) if known.any() else None,
-            length_controlled=self._length_controlled(judged) if known.any() else None,
+            win_rate=float(plain[is_read].mean()) if is_read.any() else None,
+            length_controlled=self._length_controlled(judged) if is_read.any() else None,
             metric=sum(metrics) / len(metrics) if metrics else None,
-            n=int(known.sum()),
-            excluded=int((~known).sum()),
+            n=int(is_read.sum()),
+            excluded=int((~is_read).sum()),
         )
 
     def ask_second(self, *, seed: int, num_threads: int) -> None:
         """Ask the second judge, if there is one, about a sample of the pairs so far."""
         second, rows = self.options.second, self._rows
-        pairs = sorted(key for key, one in self._known.items() if one.preference is not None)
+        pairs = sorted(
+            key for key, judgement in self._known.items() if judgement.preference is not None
+        )
         if second is None or not pairs:
             return
         drawn = random.Random(f"second-{seed}").sample(pairs, min(N_SECOND, len(pairs)))
-        given = in_threads(
+        judgements = in_threads(
             lambda key: self._ask(second, rows[key[0]], key[1], key[2]),
             drawn,
             num_threads=num_threads,
         )
         both = [
-            (self._known[key].preference or 0.0, one.preference)
-            for key, one in zip(drawn, given, strict=True)
-            if one.preference is not None
+            (self._known[key].preference or 0.0, judgement.preference)
+            for key, judgement in zip(drawn, judgements, strict=True)
+            if judgement.preference is not None
         ]
         self.agreement = agreement_of([a for a, _ in both], [b for _, b in both])
 
@@ -235,29 +237,31 @@ class Judging:
         Raises:
             StudyError: If all verdicts are ties although the answers differ.
         """
-        values = {one.score for several in outcomes.values() for one in several}
-        asked = self.diagnostics
-        if values != {0.5} or not asked.judged:
+        values = {outcome.score for several in outcomes.values() for outcome in several}
+        facts = self.diagnostics
+        if values != {0.5} or not facts.judged:
             return
-        why = f" It contradicts itself with the places swapped on {asked.inconsistent:,} of them."
+        note = f" It contradicts itself with the places swapped on {facts.inconsistent:,} of them."
         raise StudyError(
             f"The judge ({self.options.label}) prefers none of the answers that it compared, on "
-            f"{asked.judged:,} pairs, so no comparison can be "
-            f"decided.{why if asked.inconsistent else ''}"
+            f"{facts.judged:,} pairs, so no comparison can be "
+            f"decided.{note if facts.inconsistent else ''}"
         )
 
     @property
     def diagnostics(self) -> JudgeDiagnostics:
         """See ``AnswerJudge``."""
         with self._lock:
-            known = list(self._known.items())
-        pairs = [JudgedPair(one, _length(key[1]), _length(key[2])) for key, one in known]
+            items = list(self._known.items())
+        pairs = [
+            JudgedPair(judgement, _length(key[1]), _length(key[2])) for key, judgement in items
+        ]
         return JudgeDiagnostics.of(pairs)
 
     def facts(self, **more: Any) -> JudgeFacts:
         """Return the facts about the judge so far; ``more`` are further fields."""
         with self._lock:
-            known, costs = list(self._known.items()), {k: dict(v) for k, v in self.costs.items()}
+            items, costs = list(self._known.items()), {k: dict(v) for k, v in self.costs.items()}
         diagnostics, options = self.diagnostics, self.options
         return JudgeFacts(
             judge=options.label,
@@ -270,7 +274,7 @@ class Judging:
             agreement=self.agreement[0],
             kappa=self.agreement[1],
             warnings=(*self.warnings, *trust_warnings(diagnostics)),
-            unread=self._unread(known),
+            unread=self._unread(items),
             costs=dict(sorted(costs.items())),
             **more,
         )
@@ -279,35 +283,35 @@ class Judging:
         """Return the answer of a system, or the response in a field of the row, by its name."""
         if name.startswith("["):
             return row[name[1:-1]]
-        known = (row.id, name)
-        if known not in self._answers:
-            self._answers[known] = agents.ask(Architecture.parse(name), row)
-        return self._answers[known]
+        key = (row.id, name)
+        if key not in self._answers:
+            self._answers[key] = agents.ask(Architecture.parse(name), row)
+        return self._answers[key]
 
     def _compared(
-        self, row: dspy.Example, ours: tuple[str, Any], theirs: tuple[str, Any]
+        self, row: dspy.Example, candidate: tuple[str, Any], reference: tuple[str, Any]
     ) -> Judgement:
         if self.reads_names:
-            return self._looked_up(row, ours[0], theirs[0])
-        one, other = texts_of(ours[1]), texts_of(theirs[1])
-        if one is None and other is None:
+            return self._looked_up(row, candidate[0], reference[0])
+        texts, reference_texts = texts_of(candidate[1]), texts_of(reference[1])
+        if texts is None and reference_texts is None:
             return Judgement(excluded="missing", reason="Neither answered.")
-        if one is None or other is None:
+        if texts is None or reference_texts is None:
             # A system without an answer loses to any answer: that needs no judge.
-            return Judgement(preference=0.0 if one is None else 1.0)
-        if one == other:
+            return Judgement(preference=0.0 if texts is None else 1.0)
+        if texts == reference_texts:
             return Judgement(preference=0.5, reason="The responses are equal.")
-        first, second = sorted((one, other))
+        first, second = sorted((texts, reference_texts))
         key = (row.id, first, second)
         if key not in self._known:
-            found = self._ask(self.options.judge, row, first, second)
+            judgement = self._ask(self.options.judge, row, first, second)
             with self._lock:
                 self._rows[row.id] = row
                 if key not in self._known:
-                    self._n_lost += found.excluded in ("unparsable", "failed")
-                self._known.setdefault(key, found)
+                    self._n_lost += judgement.excluded in ("unparsable", "failed")
+                self._known.setdefault(key, judgement)
             self._check_readable()
-        return self._known[key] if one == first else self._known[key].turned
+        return self._known[key] if texts == first else self._known[key].turned
 
     def _ask(self, judge: Any, row: dspy.Example, first: Texts, second: Texts) -> Judgement:
         # A scope of its own: the judge's costs are not costs of the architecture.
@@ -325,24 +329,24 @@ class Judging:
 
     def _count(self, log: Iterable[CallFacts]) -> None:
         with self._lock:
-            for one in log:
-                if one.attempt > 0:
-                    self.n_made += not one.is_reused
-                    tokens = one.prompt_tokens + one.completion_tokens
-                    found = {"calls": 1, "tokens": tokens, "usd": one.usd, "seconds": one.seconds}
-                    self.costs[one.agent].update(found)
+            for call in log:
+                if call.attempt > 0:
+                    self.n_made += not call.is_reused
+                    tokens = call.prompt_tokens + call.completion_tokens
+                    cost = {"calls": 1, "tokens": tokens, "usd": call.usd, "seconds": call.seconds}
+                    self.costs[call.agent].update(cost)
 
     def _looked_up(self, row: dspy.Example, name: str, other: str) -> Judgement:
         other = other.strip("[]")
         if not self.options.judge.knows(name, other):
             raise UnknownCallError(f"No judgement of {name!r} and {other!r} is recorded.")
-        found: Judgement = self.options.judge.compare(row, name, other)
+        judgement: Judgement = self.options.judge.compare(row, name, other)
         first, second = sorted(((name,), (other,)))
         if name != other:
             with self._lock:
-                turned = found if first == (name,) else found.turned
+                turned = judgement if first == (name,) else judgement.turned
                 self._known.setdefault((row.id, first, second), turned)
-        return found
+        return judgement
 
     def _check_readable(self) -> None:
         """End a study whose judge's replies are unreadable or missing."""
@@ -359,38 +363,38 @@ class Judging:
             most=MOST_UNREAD,
         )
 
-    def _unread(self, known: Sequence[tuple[Any, Judgement]]) -> tuple[str, ...]:
-        lost = [one for _, one in sorted(known, key=lambda item: item[0]) if one.excluded]
-        reasons = [one.reason for one in lost if one.excluded in ("unparsable", "failed")]
+    def _unread(self, items: Sequence[tuple[Any, Judgement]]) -> tuple[str, ...]:
+        lost = [reply for _, reply in sorted(items, key=lambda item: item[0]) if reply.excluded]
+        reasons = [reply.reason for reply in lost if reply.excluded in ("unparsable", "failed")]
         return tuple(" ".join(text.split())[:_READ_REPLY] for text in reasons[:N_SHOWN])
 
     def _values(self, judged: Sequence[RowJudgement]) -> NDArray[np.float64]:
         """Return the preferences, length-controlled if so configured; NaN without a verdict."""
-        values = np.array([_number(one.preference) for one in judged], np.float64)
+        values = np.array([_number(row.preference) for row in judged], np.float64)
         return self._at_equal_length(judged, values) if self.options.length_controlled else values
 
     def _at_equal_length(
         self, judged: Sequence[RowJudgement], values: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        found = values.copy()
+        controlled = values.copy()
         # A system without an answer lost for that reason, not by its length.
-        both = np.array([one.length > 0 and one.reference_length > 0 for one in judged], np.bool_)
+        both = np.array([row.length > 0 and row.reference_length > 0 for row in judged], np.bool_)
         rows = np.flatnonzero(both & ~np.isnan(values)).tolist()
         if len(rows) > 1:
             lengths = [judged[row].length for row in rows]
             others = [judged[row].reference_length for row in rows]
-            found[rows] = at_equal_length(values[rows], lengths, others)
-        return found
+            controlled[rows] = at_equal_length(values[rows], lengths, others)
+        return controlled
 
     def _length_controlled(self, judged: Sequence[RowJudgement]) -> float:
-        values = np.array([_number(one.preference) for one in judged], np.float64)
+        values = np.array([_number(row.preference) for row in judged], np.float64)
         if (gamed := self.options.gamed) is None:
             return float(np.nanmean(self._at_equal_length(judged, values)))
         return length_controlled(
             values,
-            [one.length for one in judged],
-            [one.reference_length for one in judged],
-            difficulty=[one.difficulty for one in judged],
+            [row.length for row in judged],
+            [row.reference_length for row in judged],
+            difficulty=[row.difficulty for row in judged],
             gamed=gamed,
             align="instruction",
         ).win_rate
@@ -415,26 +419,26 @@ def _number(value: float | None) -> float:
 
 
 def preferences_between(
-    compare: CompareAll, one: Architecture, other: Architecture, rows: Sequence[dspy.Example]
+    compare: CompareAll, first: Architecture, other: Architecture, rows: Sequence[dspy.Example]
 ) -> list[float] | None:
-    """Return the judge's preferences for ``one`` over ``other``, for the rows with a verdict.
+    """Return the judge's preferences for ``first`` over ``other``, for the rows with a verdict.
 
     If the budget is reached, only the rows judged until then count. Return None if the judge only
     has recorded comparisons, and not this one.
 
     Args:
         compare: Method of the evaluator.
-        one: An architecture.
+        first: An architecture.
         other: Another architecture.
         rows: Questions.
     """
-    found: list[Judgement] = []
+    judgements: list[Judgement] = []
     try:
-        found = compare(one, other, rows)
+        judgements = compare(first, other, rows)
     except UnknownCallError:
         return None
     except BudgetReachedError:
         for row in rows:
             with suppress(BudgetReachedError):
-                found += compare(one, other, [row])
-    return [judged.preference for judged in found if judged.preference is not None]
+                judgements += compare(first, other, [row])
+    return [judged.preference for judged in judgements if judged.preference is not None]

@@ -104,21 +104,21 @@ class KeptAnswers:
         if self.opened(pool, is_alone=is_alone) is None:
             return ask_all(questions)
         keys = self._keys(questions, pool, adapter)
-        found = self._found(questions, keys, pool)
-        if rest := [place for place, response in enumerate(found) if response is None]:
+        kept = self._kept_responses(questions, keys, pool)
+        if rest := [place for place, response in enumerate(kept) if response is None]:
             n_before = len(log)
             responses = ask_all([questions[place] for place in rest])
             self._keep([keys[place] for place in rest], responses, log[n_before:])
             for place, response in zip(rest, responses, strict=True):
-                found[place] = response
-        return [response for response in found if response is not None]
+                kept[place] = response
+        return [response for response in kept if response is not None]
 
     def read(self, questions: Sequence[Question], seats: tuple[Any, Any]) -> list[Response | None]:
         """Return the kept response to each question, in order, or None."""
         pool, adapter = seats
         if not questions or self.opened(pool) is None:
             return [None] * len(questions)
-        return self._found(questions, self._keys(questions, pool, adapter), pool)
+        return self._kept_responses(questions, self._keys(questions, pool, adapter), pool)
 
     def flush(self) -> None:
         """Write what waits to be written."""
@@ -149,7 +149,7 @@ class KeptAnswers:
             self._store = store
         return store
 
-    def _found(
+    def _kept_responses(
         self, questions: Sequence[Question], keys: Sequence[str | None], pool: Any
     ) -> list[Response | None]:
         """Return the kept responses; their calls are counted like other stored calls."""
@@ -158,16 +158,16 @@ class KeptAnswers:
         if not rows:
             return [None] * len(questions)
         is_priced = {q.agent: pool.price(q.agent) is not None for q in questions}
-        scope, found, log = current_scope(), list[Response | None](), list[CallFacts]()
+        scope, responses, log = current_scope(), list[Response | None](), list[CallFacts]()
         for question, key in zip(questions, keys, strict=True):
             response = None
             if key is not None and key in rows:
                 response, facts = _restored(question, rows[key], is_priced[question.agent])
                 log.append(facts)
-            found.append(response)
+            responses.append(response)
         pool.calls.count_reuse(len(log))
         scope.note(*log)
-        return found
+        return responses
 
     def _keep(
         self, keys: Sequence[str | None], responses: Sequence[Response], log: Sequence[CallFacts]
@@ -211,16 +211,16 @@ class KeptAnswers:
             return None
         return hashlib.sha256(_bytes("".join(f"{part}\x00" for part in parts)))
 
-    def _part(self, one: Any, state: Callable[[Any], Any], form: Callable[[Any], str]) -> str:
+    def _part(self, value: Any, state: Callable[[Any], Any], form: Callable[[Any], str]) -> str:
         """Return ``form(one)``, computed again only if its state has changed."""
-        now = state(one)
-        known = self._parts.get(id(one))
-        if known is None or known[0] is not one or known[1] != now:
+        now = state(value)
+        kept = self._parts.get(id(value))
+        if kept is None or kept[0] is not value or kept[1] != now:
             if len(self._parts) > _MOST_PARTS:
                 self._parts.clear()
             # A copy: an object changed in place would still equal itself.
-            known = self._parts[id(one)] = (one, deepcopy(now), form(one))
-        return known[2]
+            kept = self._parts[id(value)] = (value, deepcopy(now), form(value))
+        return kept[2]
 
 
 _MOST_PARTS: Final = 1_000
@@ -246,9 +246,9 @@ def _key_of(start: Any, question: Question) -> str | None:
         inputs = _json(dict(question.inputs))
     except _NotPlainError:
         return None
-    found = start.copy()
-    found.update(_bytes(f"{inputs}\x00{question.sample} {question.is_final}"))
-    return str(found.hexdigest())
+    digest = start.copy()
+    digest.update(_bytes(f"{inputs}\x00{question.sample} {question.is_final}"))
+    return str(digest.hexdigest())
 
 
 def _bytes(text: str) -> bytes:
@@ -332,7 +332,10 @@ def _agent_state(lm: Any) -> Any:
 def _agent_form(lm: Any) -> str:
     engine: StoredEngine = lm.engine
     abilities = [getattr(lm, name, None) for name in _ABILITIES]
-    told = [sorted(map(str, one)) if isinstance(one, set | frozenset) else one for one in abilities]
+    listed = [
+        sorted(map(str, ability)) if isinstance(ability, set | frozenset) else ability
+        for ability in abilities
+    ]
     return _json(
         [
             engine.caller.identity,
@@ -341,7 +344,7 @@ def _agent_form(lm: Any) -> str:
             getattr(lm, "use_developer_role", None),
             lm.kwargs,
             engine.extra_fields,
-            [list(one) if isinstance(one, tuple) else one for one in told],
+            [list(ability) if isinstance(ability, tuple) else ability for ability in listed],
         ]
     )
 
@@ -351,28 +354,28 @@ def _predictor(module: Any) -> dict[str, Any]:
     own = vars(module)  # attribute access of a DSPy module is slow
     if type(module) not in _MODULES or "forward" in own or "__call__" in own:
         raise _NotPlainError(f"{type(module).__name__} may ask anything.")
-    one = module if type(module) is dspy.Predict else own["predict"]
-    found: dict[str, Any] = vars(one)
-    if type(one) is not dspy.Predict or "forward" in found or found["lm"] is not None:
+    predictor = module if type(module) is dspy.Predict else own["predict"]
+    state: dict[str, Any] = vars(predictor)
+    if type(predictor) is not dspy.Predict or "forward" in state or state["lm"] is not None:
         raise _NotPlainError("The predictor was replaced, or has an LM of its own.")
-    if found["fields"] or own["callbacks"] or found["callbacks"]:
+    if state["fields"] or own["callbacks"] or state["callbacks"]:
         raise _NotPlainError("There are criteria for decisions, or callbacks.")
-    return found
+    return state
 
 
 def _module_state(module: Any) -> Any:
-    one = _predictor(module)
-    signature = one["signature"]
+    state = _predictor(module)
+    signature = state["signature"]
     extras = [info.json_schema_extra for info in signature.model_fields.values()]
-    return signature, signature.__doc__, extras, _demos(one), one["config"]
+    return signature, signature.__doc__, extras, _demos(state), state["config"]
 
 
 def _module_form(module: Any) -> str:
-    one = _predictor(module)
-    signature = one["signature"]
+    state = _predictor(module)
+    signature = state["signature"]
     fields = [_field_form(name, info) for name, info in signature.fields.items()]
     kind, name = type(module).__name__, signature.__name__
-    return _json([kind, name, signature.instructions, fields, _demos(one), one["config"]])
+    return _json([kind, name, signature.instructions, fields, _demos(state), state["config"]])
 
 
 def _demos(predictor: Mapping[str, Any]) -> list[Any]:
@@ -380,7 +383,7 @@ def _demos(predictor: Mapping[str, Any]) -> list[Any]:
 
 
 def _field_form(name: str, info: Any) -> list[Any]:
-    extra = {key: one for key, one in (info.json_schema_extra or {}).items() if key != SEAT_MARK}
+    extra = {key: item for key, item in (info.json_schema_extra or {}).items() if key != SEAT_MARK}
     default = "" if info.is_required() else _json(info.default)
     limits = repr(info.metadata)
     if _ADDRESS.search(limits) or info.default_factory is not None:
@@ -410,14 +413,14 @@ def _adapter_state(adapter: Any) -> Any:
 
 
 def _adapter_form(adapter: Any) -> str:
-    parts = {n: _setting(one) for n, one in vars(adapter).items() if n != "callbacks"}
+    parts = {n: _setting(value) for n, value in vars(adapter).items() if n != "callbacks"}
     return _json([type(adapter).__name__, parts])
 
 
 def _setting(value: Any) -> Any:
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
-    return [_setting(one) for one in value] if isinstance(value, (list, tuple)) else value
+    return [_setting(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _json(value: Any) -> str:
@@ -443,5 +446,5 @@ def _check(value: Any) -> None:
         inner = value.values()
     else:
         raise _NotPlainError(f"{kind.__name__} has no plain form.")
-    for one in inner:
-        _check(one)
+    for item in inner:
+        _check(item)

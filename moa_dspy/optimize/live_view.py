@@ -62,10 +62,10 @@ def fitting_mode(stream: TextIO) -> Mode:
 
 def lines(view: SearchView) -> Iterator[str]:
     """Yield the current stage, best so far, spending, time and pending requests."""
-    snapshot, found = view.snapshot, view.current_stage()
-    if snapshot is None or found is None:
+    snapshot, current = view.snapshot, view.current_stage()
+    if snapshot is None or current is None:
         return
-    stage, seconds = found
+    stage, seconds = current
     trials = f", trial {snapshot.trial}/{snapshot.n_trials}" if _has_trials(snapshot) else ""
     yield f"{snapshot.stage}{trials}{_pace(stage, seconds)}"
     if snapshot.best is not None and snapshot.best_score is not None:
@@ -114,8 +114,8 @@ def time_line(view: SearchView) -> str:
 
 def waited_for(snapshot: Snapshot) -> str:
     """Return the agents with pending requests, longest wait first."""
-    found = sorted(snapshot.table.waiting().items(), key=lambda one: -one[1][1])
-    return ", ".join(f"{agent} ({_waiting(n, seconds)})" for agent, (n, seconds) in found)
+    waits = sorted(snapshot.table.waiting().items(), key=lambda item: -item[1][1])
+    return ", ".join(f"{agent} ({_waiting(n, seconds)})" for agent, (n, seconds) in waits)
 
 
 def _waiting(n: int, seconds: float) -> str:
@@ -158,10 +158,10 @@ class ViewFrame:
         early = [wrap(line, options.max_width) for line in facts]
         # The last of these lines, the estimate, is shown in any terminal.
         height = (options.height or console.size.height) - len(stages) - 11
-        told = list(chain(*early))
-        if height - len(told) < _ROOM_FOR_FACTS:
-            told = early[-1] if early else []
-        room = height - len(told)
+        fact_lines = list(chain(*early))
+        if height - len(fact_lines) < _ROOM_FOR_FACTS:
+            fact_lines = early[-1] if early else []
+        room = height - len(fact_lines)
         counts = snapshot.table.by_agent()
         n_agents = len(counts) if self.is_verbose else min(len(counts), max(3, room // 2))
         n_leaders = max(_FEWEST_LEADERS, min(room - n_agents, 10 if self.is_verbose else 5))
@@ -173,7 +173,7 @@ class ViewFrame:
             yield Text("")
             yield _agent_table(snapshot, counts, n_agents)
         yield Text("")
-        for part in (told, [""] if told else [], self._last_lines()):
+        for part in (fact_lines, [""] if fact_lines else [], self._last_lines()):
             yield from (Text(line, no_wrap=True, overflow="ellipsis") for line in part)
 
     def _last_lines(self) -> Iterator[str]:
@@ -203,7 +203,9 @@ def _stage_table(stages: Sequence[tuple[StageState, float | None]], current: str
         times = ["" if seconds is None else clock(seconds)]
         times += [] if left is None else [f"about {clock(left)} left"]
         cells = (f"{mark} {stage.name}", bar, done, ", ".join(times))
-        table.add_row(*(Text(one, style=style) if isinstance(one, str) else one for one in cells))
+        table.add_row(
+            *(Text(cell, style=style) if isinstance(cell, str) else cell for cell in cells)
+        )
     return table
 
 
@@ -221,11 +223,11 @@ def _leader_table(snapshot: Snapshot, n: int) -> Table:
     from rich.text import Text
 
     table = _plain_table("leaderboard", "val %", "questions", "calls", "usd/1,000")
-    for place, one in enumerate(snapshot.leaders[:n]):
-        usd = "unknown" if one.usd is None else amount(1000 * one.usd)
-        cells = (points(one.score), f"{one.rows:,}", f"{one.calls:.1f}", usd)
+    for place, leader in enumerate(snapshot.leaders[:n]):
+        usd = "unknown" if leader.usd is None else amount(1000 * leader.usd)
+        cells = (points(leader.score), f"{leader.rows:,}", f"{leader.calls:.1f}", usd)
         style = "bold" if place == 0 else ""
-        table.add_row(Text(one.architecture), *cells, style=style)
+        table.add_row(Text(leader.architecture), *cells, style=style)
     return table
 
 
@@ -239,10 +241,10 @@ def _agent_table(snapshot: Snapshot, counts: dict[str, CallCount], n: int) -> Ta
     rows = [(name, counts[name]) for name in shown]
     if rest := [counts[name] for name in counts if name not in shown]:
         rows.append((f"{len(rest)} more", sum_of(rest)))
-    for name, one in rows:
-        numbers = (f"{one.made:,}", f"{one.reused:,}", f"{one.failed:,}", f"{one.tokens:,}")
+    for name, count in rows:
+        numbers = (f"{count.made:,}", f"{count.reused:,}", f"{count.failed:,}", f"{count.tokens:,}")
         wait = _waiting(*waiting[name]) if name in waiting else ""
-        table.add_row(Text(name), *numbers, amount(one.usd), wait)
+        table.add_row(Text(name), *numbers, amount(count.usd), wait)
     return table
 
 

@@ -85,25 +85,27 @@ def score_of(value: Any) -> float:
 
 
 def _arity(metric: Any) -> int:
-    wanted = "`metric` must be a function of (example, prediction) with more arguments optional"
+    requirement = (
+        "`metric` must be a function of (example, prediction) with more arguments optional"
+    )
     if isinstance(metric, str):
-        wanted += " (by name they are in moa_dspy.data.METRICS)"
-    return arity_of(metric, wanted, most=_MOST)
+        requirement += " (by name they are in moa_dspy.data.METRICS)"
+    return arity_of(metric, requirement, most=_MOST)
 
 
-def arity_of(function: Any, wanted: str, *, most: int) -> int:
+def arity_of(function: Any, requirement: str, *, most: int) -> int:
     """Return with how many arguments a function can be called: 2 to ``most``, as many as it takes.
 
     Args:
         function: The function that was given.
-        wanted: Beginning of the error: the option, and what it must be.
+        requirement: Beginning of the error: the option, and what it must be.
         most: Maximum number of arguments.
 
     Raises:
         StudyError: If it is no function, or cannot be called with two arguments.
     """
     if not callable(function):
-        raise StudyError(f"{wanted}, but got {shown_value(function)}.")
+        raise StudyError(f"{requirement}, but got {shown_value(function)}.")
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -116,7 +118,7 @@ def arity_of(function: Any, wanted: str, *, most: int) -> int:
     if 2 in fits:
         return fits[-1]
     name = getattr(function, "__name__", type(function).__name__)
-    raise StudyError(f"{wanted}, but {name} has the signature {signature}.")
+    raise StudyError(f"{requirement}, but {name} has the signature {signature}.")
 
 
 @dataclass(slots=True)
@@ -181,11 +183,11 @@ class JudgeOptions:
     def __post_init__(self) -> None:
         if self.picks is not None and self.picks not in get_args(Picks):
             raise StudyError(f"`judge.picks` must be 'judge' or 'metric', but got {self.picks!r}.")
-        for key, one in (("judge", self.judge), ("judge.second", self.second)):
-            if one is not None and not callable(getattr(one, "compare", None)):
+        for key, judge in (("judge", self.judge), ("judge.second", self.second)):
+            if judge is not None and not callable(getattr(judge, "compare", None)):
                 raise StudyError(
                     f"`{key}` must have `compare(example, candidate, reference)`, as the judges of "
-                    f"moa_dspy.judges have, but is a {type(one).__name__}."
+                    f"moa_dspy.judges have, but is a {type(judge).__name__}."
                 )
 
     @classmethod
@@ -212,7 +214,7 @@ class JudgeOptions:
     def unpriced(self) -> tuple[str, ...]:
         """Names of the judges' agents whose price is unknown."""
         members = [*members_of(self.judge), *members_of(self.second)]
-        asking = [(one.pool, one.agent) for one in members if hasattr(one, "agent")]
+        asking = [(member.pool, member.agent) for member in members if hasattr(member, "agent")]
         return tuple(agent for pool, agent in asking if agent in pool.unpriced)
 
     @property
@@ -228,31 +230,31 @@ def members_of(judge: Any) -> tuple[Any, ...]:
 
 def label_of(judge: Any) -> str:
     """Return a readable name of the judge: its class, and the agents that it asks."""
-    agents = [str(one.agent) for one in members_of(judge) if hasattr(one, "agent")]
+    agents = [str(member.agent) for member in members_of(judge) if hasattr(member, "agent")]
     return " ".join([type(judge).__name__, ", ".join(agents)]).strip()
 
 
 def self_preference_warnings(judge: Any, pool: Pool, agents: Sequence[str]) -> list[str]:
     """Return a warning for each judging model that also answers, or whose model family does."""
-    found = []
-    for one in members_of(judge):
-        own, name = getattr(one, "pool", None), getattr(one, "agent", None)
+    warnings = []
+    for member in members_of(judge):
+        own, name = getattr(member, "pool", None), getattr(member, "agent", None)
         if own is None or name is None:
             continue
         model = own[name].model
         same = [a for a in agents if pool[a].model == model]
         kin = [a for a in agents if a not in same and _family(pool[a].model) == _family(model)]
         if same:
-            found.append(
+            warnings.append(
                 f"Judge {name} ({model}) also answers, as {', '.join(same)}: a model tends to "
                 "prefer its own answers. Take a judge from outside the pool."
             )
         elif kin:
-            found.append(
+            warnings.append(
                 f"Judge {name} ({model}) is of the family of {', '.join(kin)}: models tend to "
                 "prefer answers of their own family."
             )
-    return found
+    return warnings
 
 
 def _family(model: str) -> str:
@@ -272,14 +274,14 @@ def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, A
         StudyError: If no row has such a field; the message names the choices.
         DataError: If the field of a row is empty.
     """
-    fields = sorted({key for given in rows.values() for row in given for key in row.keys()})  # noqa: SIM118  # no dict
+    fields = sorted({key for examples in rows.values() for row in examples for key in row.keys()})  # noqa: SIM118  # no dict
     if rows and name not in fields:
         raise StudyError(
             f"`judge.reference`: {name!r} is neither `{BEST_SINGLE}`, nor an agent of the pool "
             f"({', '.join(agents)}), nor a field of the rows ({', '.join(fields)})."
         )
-    for split, given in rows.items():
-        check_outputs(given, [name], where=f"Split {split!r}")
+    for split, split_rows in rows.items():
+        check_outputs(split_rows, [name], where=f"Split {split!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,9 +423,13 @@ def own_seconds(
         seconds: Wall time of all calls.
         n_made: Calls that were made; calls found in the store took no waiting.
     """
-    n_calls = sum(one.calls for found in measured.values() for one in found)
+    n_calls = sum(outcome.calls for outcomes in measured.values() for outcome in outcomes)
     if not n_made or not n_calls:
         return 0.0
     n_at_once = {n: min(num_threads, pool[n].max_concurrent or num_threads) for n in measured}
-    waited = sum(one.seconds / n_at_once[name] for name, f in measured.items() for one in f)
+    waited = sum(
+        outcome.seconds / n_at_once[name]
+        for name, outcomes in measured.items()
+        for outcome in outcomes
+    )
     return max(0.0, seconds / n_made - waited / n_calls)

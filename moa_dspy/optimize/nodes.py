@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from moa_dspy.aggregators import NORMALISERS, Ballot, Vote, named_number, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, CallScope, CallTable, call_scope, current_scope, entered
-from moa_dspy.errors import LayerFailedError, StudyError, ours
+from moa_dspy.errors import LayerFailedError, StudyError, moa_error_of
 from moa_dspy.optimize.judge_facts import Choices, check_readable
 from moa_dspy.optimize.kept_answers import KeptAnswers
 from moa_dspy.plan import Plan, follow, seconds_of
@@ -64,9 +64,9 @@ class NodeCache:
 
         Seats with another prompt have the same node names. Calls are counted in both caches.
         """
-        known = ChainMap({}, self._known)
+        responses = ChainMap({}, self._known)
         shared: Any = (self._lock, self.table, self.choices, False, self.kept)
-        return NodeCache(Counter(), self.cut, known, *shared)
+        return NodeCache(Counter(), self.cut, responses, *shared)
 
     @property
     def calls(self) -> Counter[str]:
@@ -102,12 +102,12 @@ class NodeCache:
         self, rounds: Sequence[tuple[object, Sequence[Question]]], seats: Seats
     ) -> list[list[Response | None]]:
         """Return the known or stored responses to rounds of questions, each round at its place."""
-        known = self._known
+        cached = self._known
         new = {
             (q.node, place): q
-            for place, asked in rounds
-            for q in asked
-            if (q.node, place) not in known
+            for place, questions in rounds
+            for q in questions
+            if (q.node, place) not in cached
         }
         with call_scope(table=self.table):
             responses = self.kept.read([*new.values()], (seats.pool, seats.adapter))
@@ -115,7 +115,7 @@ class NodeCache:
             for (node, place), response in zip(new, responses, strict=True):
                 if response is not None:
                     self._put(node, place, response)
-        return [[known.get((q.node, place)) for q in asked] for place, asked in rounds]
+        return [[cached.get((q.node, place)) for q in questions] for place, questions in rounds]
 
     def note_choices(self, architecture: Architecture, answer: Answer) -> None:
         """Count the replies of a ranker or of a knockout's judge.
@@ -127,13 +127,13 @@ class NodeCache:
             return
         name = f"{architecture.combine}({architecture.aggregator})"
         with self._lock:
-            found = self.choices.setdefault(name, Choices())
+            choices = self.choices.setdefault(name, Choices())
             for reply in answer.replies:
                 is_read = named_number(reply) is not None
-                found.note(None if is_read else reply.text or str(reply.failure))
-        if found.n_asked >= _FEWEST_CHOICES:
+                choices.note(None if is_read else reply.text or str(reply.failure))
+        if choices.n_asked >= _FEWEST_CHOICES:
             check_readable(
-                name, n_asked=found.n_asked, n_unread=found.n_unread, replies=found.unread
+                name, n_asked=choices.n_asked, n_unread=choices.n_unread, replies=choices.unread
             )
 
 
@@ -160,7 +160,7 @@ class NodeRunner:
         """Follow the mixture's plan; ``place`` distinguishes several inputs of one example."""
         seats = mixture.seats
         with mixture_span(mixture, example=self.example):
-            answer = follow(mixture.plan(inputs), lambda asked: self.ask(asked, seats, place=place))
+            answer = follow(mixture.plan(inputs), lambda batch: self.ask(batch, seats, place=place))
         return self.answered(mixture, answer, place=place)
 
     def answered(self, mixture: Any, answer: Answer, *, place: object = None) -> Answer:
@@ -170,7 +170,7 @@ class NodeRunner:
         self._place = place
         return answer
 
-    def heard(self, questions: Sequence[Question], responses: list[Response]) -> None:
+    def note_responses(self, questions: Sequence[Question], responses: list[Response]) -> None:
         """Record the responses to a round of questions."""
         self._rounds.append(responses)
         self._seconds += seconds_of(questions, responses)
@@ -185,43 +185,43 @@ class NodeRunner:
         if isinstance(questions, MemberQuestions):
 
             def fetch(places: list[int]) -> list[Response]:
-                return self._found([questions[p] for p in places], seats, place=place)
+                return self._responses([questions[p] for p in places], seats, place=place)
 
-            found = replayed(questions, fetch)
+            responses = replayed(questions, fetch)
         else:
-            found = self._found(questions, seats, place=place)
-        self.heard(questions, found)
-        return found
+            responses = self._responses(questions, seats, place=place)
+        self.note_responses(questions, responses)
+        return responses
 
-    def _found(
+    def _responses(
         self, questions: Sequence[Question], seats: Seats, *, place: object
     ) -> list[Response]:
         where = (self.example, place)
-        known = {q.node: self.node_cache.get(q, where) for q in questions}
-        if new := [q for q in questions if known[q.node] is None]:
+        by_node = {q.node: self.node_cache.get(q, where) for q in questions}
+        if new := [q for q in questions if by_node[q.node] is None]:
             # A scope of its own: calls of seats are counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:
-                ask, kept = partial(self._asked, seats=seats, log=scope.log), self.node_cache.kept
+                ask, kept = partial(self._ask_all, seats=seats, log=scope.log), self.node_cache.kept
                 pool_and_adapter = (seats.pool, seats.adapter)
                 responses = kept.answered(
                     new, pool_and_adapter, ask, scope.log, is_alone=place is None
                 )
             self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)
-            known |= {q.node: r for q, r in zip(new, responses, strict=True)}
-        return [response for q in questions if (response := known[q.node])]
+            by_node |= {q.node: r for q, r in zip(new, responses, strict=True)}
+        return [response for q in questions if (response := by_node[q.node])]
 
-    def _asked(
+    def _ask_all(
         self, questions: Sequence[Question], seats: Seats, log: Sequence[CallFacts]
     ) -> list[Response]:
         """Ask all at the same time; one by one while each was stored, as that is faster."""
-        found: list[Response] = []
-        while self.node_cache.is_stored and len(found) < len(questions) - 1:
-            found += seats.ask_all([questions[len(found)]])
+        responses: list[Response] = []
+        while self.node_cache.is_stored and len(responses) < len(questions) - 1:
+            responses += seats.ask_all([questions[len(responses)]])
             self.node_cache.is_stored = _is_reused(log)
-        found += seats.ask_all(questions[len(found) :])
+        responses += seats.ask_all(questions[len(responses) :])
         self.node_cache.is_stored = _is_reused(log)
-        return found
+        return responses
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -234,19 +234,19 @@ class NodeRunner:
             return ()
         answer = self.answers[-1]
         read = answer.layers[-1] if answer.layers else (answer.final,)
-        known = self._known_though_not_asked(answer) if len(answer.layers) == 1 else []
-        return tuple(response.text for response in (*read, *known) if response.has_answer)
+        unasked = self._stored_unasked(answer) if len(answer.layers) == 1 else []
+        return tuple(response.text for response in (*read, *unasked) if response.has_answer)
 
-    def _known_though_not_asked(self, answer: Answer) -> list[Response]:
+    def _stored_unasked(self, answer: Answer) -> list[Response]:
         taken = {(response.agent, response.sample) for response in answer.layers[0]}
-        found: list[Response] = []
+        responses: list[Response] = []
         for agent in answer.not_asked:
             sample = next(n for n in count() if (agent, n) not in taken)
             taken.add((agent, sample))
             node = node_name("propose", agent, sample)
-            known = self.node_cache.known(node, (self.example, self._place))
-            found += [] if known is None else [known]
-        return found
+            stored = self.node_cache.known(node, (self.example, self._place))
+            responses += [] if stored is None else [stored]
+        return responses
 
     @property
     def text(self) -> str:
@@ -269,14 +269,14 @@ class NodeRunner:
 
         Agents of one round answer at the same time; rounds follow one after the other.
         """
-        responses = [one for round_ in self._rounds for one in round_]
-        asked: list[Any] = [*others, *responses]
-        replied = sum([one.completion_tokens for one in asked])
+        responses = [response for round_ in self._rounds for response in round_]
+        calls: list[Any] = [*others, *responses]
+        replied = sum([call.completion_tokens for call in calls])
         return {
-            "calls": len(others) + sum([one.calls for one in responses]),
-            "usd": sum([one.usd or 0.0 for one in asked]),
-            "seconds": self._seconds + sum([one.seconds for one in others]),
-            "tokens": replied + sum([one.prompt_tokens for one in asked]),
+            "calls": len(others) + sum([response.calls for response in responses]),
+            "usd": sum([call.usd or 0.0 for call in calls]),
+            "seconds": self._seconds + sum([call.seconds for call in others]),
+            "tokens": replied + sum([call.prompt_tokens for call in calls]),
             "reply_tokens": replied,
         }
 
@@ -301,14 +301,14 @@ def known_answers(
         plan = planner.plan(inputs)
         going.append((NodeRunner(cache, example), plan, _next(plan)))
     while going:
-        rounds = [((runner.example, None), asked) for runner, _, asked in going]
+        rounds = [((runner.example, None), batch) for runner, _, batch in going]
         before, going = zip(going, cache.read(rounds, seats), strict=True), []
-        for (runner, plan, asked), responses in before:
-            known = [response for response in responses if response is not None]
-            if len(known) < len(responses) or isinstance(asked, MemberQuestions):
+        for (runner, plan, questions), responses in before:
+            stored = [response for response in responses if response is not None]
+            if len(stored) < len(responses) or isinstance(questions, MemberQuestions):
                 continue  # it takes a request
-            runner.heard(asked, known)
-            following = _next(plan, known)
+            runner.note_responses(questions, stored)
+            following = _next(plan, stored)
             if isinstance(following, list):
                 going.append((runner, plan, following))
                 continue
@@ -437,7 +437,7 @@ class MeasuredProgram:
         try:
             return run_program(program, inputs)
         except Exception as error:
-            if cause := ours(error):
+            if cause := moa_error_of(error):
                 raise cause from None
             if isinstance(error, LayerFailedError):
                 raise

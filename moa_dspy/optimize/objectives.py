@@ -144,14 +144,14 @@ def mean_distances(
     """Return the mean diversity of the texts of each pair of agents, with names in order."""
     names = sorted(texts)
     pairs = list(combinations(range(len(names)), 2))
-    found: list[list[float]] = []
+    distances: list[list[float]] = []
     for row in zip(*(texts[name] for name in names), strict=True):
         if isinstance(metric, PairwiseMetric):
             alike = metric.pairs(row)
-            found.append([float(1.0 - alike[i, j]) for i, j in pairs])
+            distances.append([float(1.0 - alike[i, j]) for i, j in pairs])
         else:
-            found.append([metric((row[i], row[j])) for i, j in pairs])
-    means = map(fmean, zip(*found, strict=True))
+            distances.append([metric((row[i], row[j])) for i, j in pairs])
+    means = map(fmean, zip(*distances, strict=True))
     return {(names[i], names[j]): mean for (i, j), mean in zip(pairs, means, strict=True)}
 
 
@@ -173,7 +173,7 @@ class WinRateObjective:
         if measured.reference is None:
             return measured.scores
         pairs = zip(measured.scores, measured.reference, strict=True)
-        return [1.0 if ours > theirs else 0.5 if ours == theirs else 0.0 for ours, theirs in pairs]
+        return [1.0 if score > other else 0.5 if score == other else 0.0 for score, other in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +211,8 @@ Point = tuple[float, ...]
 
 def names_of(objectives: Sequence[Objective]) -> tuple[str, ...]:
     """Return the names of these objectives in ``OBJECTIVES``."""
-    known = {kind: name for name, kind in OBJECTIVES.items()}
-    return tuple(known[type(one)] for one in objectives if type(one) in known)
+    name_of = {kind: name for name, kind in OBJECTIVES.items()}
+    return tuple(name_of[type(objective)] for objective in objectives if type(objective) in name_of)
 
 
 def front(
@@ -257,7 +257,7 @@ def front(
 
 
 def knee(
-    found: Sequence[TrialRecord],
+    records: Sequence[TrialRecord],
     objectives: Sequence[str],
     *,
     shrunk: Mapping[str, float] | None = None,
@@ -271,22 +271,22 @@ def knee(
     Ties go to the first point. None with fewer than two objectives or points.
 
     Args:
-        found: The result of ``front``.
+        records: The result of ``front``.
         objectives: See ``front``.
         shrunk: See ``front``.
         diversity_weight: See ``front``.
     """
     counted = _counted(objectives, diversity_weight)
-    if len(counted) < 2 or len(found) < 2:
+    if len(counted) < 2 or len(records) < 2:
         return None
-    points = [_point(record, counted, shrunk) for record in found]
+    points = [_point(record, counted, shrunk) for record in records]
     lows = [min(values) for values in zip(*points, strict=True)]
     spans = [max(values) - min(values) for values in zip(*points, strict=True)]
     gains = [
         sum((v - low) / span for v, low, span in zip(point, lows, spans, strict=True) if span > 0)
         for point in points
     ]
-    return found[max(range(len(found)), key=lambda i: round(gains[i], _DECIMALS))]
+    return records[max(range(len(records)), key=lambda i: round(gains[i], _DECIMALS))]
 
 
 def _counted(objectives: Sequence[str], diversity_weight: float) -> tuple[str, ...]:
@@ -306,8 +306,8 @@ def _point(
     return tuple(values)
 
 
-def _dominates(one: Point, other: Point) -> bool:
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+def _dominates(point: Point, other: Point) -> bool:
+    return point != other and all(a >= b for a, b in zip(point, other, strict=True))
 
 
 def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRecord]:
@@ -363,16 +363,16 @@ def stopping_vote(
     """
     members, ballots = vote.layers[-1], evidence.ballots
     # If a larger group agrees, the remaining members cannot change the answer anyway.
-    fit = [one for one in stops if one[0] == "lead" or one[1] <= len(members) // 2]
+    fit = [stop for stop in stops if stop[0] == "lead" or stop[1] <= len(members) // 2]
     if ballots is None or len(members) < 3 or not fit:
         return None
     best_first = tuple(sorted(members, key=evidence.ranking.index))
-    found = stop_early(ballots, best_first, fit, dict(vote.weights), seed=evidence.seed)
-    is_fair = found.gains - CAUTION * found.errors >= -NEGLIGIBLE * min_gain
-    calls = np.where(is_fair, found.calls, inf)
-    if calls.min() >= found.exact_calls:
+    stopping = stop_early(ballots, best_first, fit, dict(vote.weights), seed=evidence.seed)
+    is_fair = stopping.gains - CAUTION * stopping.errors >= -NEGLIGIBLE * min_gain
+    calls = np.where(is_fair, stopping.calls, inf)
+    if calls.min() >= stopping.exact_calls:
         return None
-    kind, value = found.stops[int(calls.argmin())]
+    kind, value = stopping.stops[int(calls.argmin())]
     group, lead = (int(value), None) if kind == "agree" else (None, value)
     return replace(vote, aggregator=best_first[0], order=best_first, agree=group, lead=lead)
 
@@ -396,12 +396,14 @@ def cheapest_as_good(
     whole = of_all_members(picked, ranking) if stops_early(picked) else picked
     gains = gains_over(evidence, key_of(whole), pseudo=pseudo)
     own, spread, _ = gains.get(key_of(picked), (0.0, 0.0, 0.0))
-    found = [records[picked]]
-    for one in evidence.measured:
-        gain, error, _ = gains.get(key_of(one.architecture), (-inf, 0.0, 0.0))
+    as_good = [records[picked]]
+    for candidate in evidence.measured:
+        gain, error, _ = gains.get(key_of(candidate.architecture), (-inf, 0.0, 0.0))
         bound = gain - own - CAUTION * hypot(error, spread)
-        if one.is_whole and one.is_admitted and bound >= -NEGLIGIBLE * min_gain:
-            found.append(records[one.architecture])
-    known = [one for one in found if getattr(one, cost) is not None]
-    best = min(known, key=lambda one: (getattr(one, cost), -one.score), default=found[0])
-    return None if best is found[0] else best
+        if candidate.is_whole and candidate.is_admitted and bound >= -NEGLIGIBLE * min_gain:
+            as_good.append(records[candidate.architecture])
+    priced = [record for record in as_good if getattr(record, cost) is not None]
+    best = min(
+        priced, key=lambda record: (getattr(record, cost), -record.score), default=as_good[0]
+    )
+    return None if best is as_good[0] else best

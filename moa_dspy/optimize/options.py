@@ -17,7 +17,7 @@ from moa_dspy.calls.budget import Budget, Ledger
 from moa_dspy.data import BENCHMARKS, Splits, read_answers, read_rows, split_rows, without_repeated
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.files import WHOLE, Kinds, check_kinds, made, shown_value, unknown
+from moa_dspy.files import WHOLE, Kinds, check_kinds, imported_instance, shown_value, unknown
 from moa_dspy.optimize.metric import CheckedMetric, JudgeOptions, arity_of
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective
 from moa_dspy.optimize.prompts.options import PromptOptions
@@ -137,7 +137,7 @@ def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
         raise StudyError(
             f"`objectives` must be a list of {', '.join(OBJECTIVES)}, but got {shown_value(names)}."
         )
-    return tuple(_known(name, OBJECTIVES, "objectives")() for name in names)
+    return tuple(_registered(name, OBJECTIVES, "objectives")() for name in names)
 
 
 def named_diversity(name: str | DiversityMetric) -> DiversityMetric:
@@ -149,13 +149,15 @@ def named_diversity(name: str | DiversityMetric) -> DiversityMetric:
     if not isinstance(name, str):
         return name
     if ":" in name:
-        own: DiversityMetric = made("search.diversity", name, DIVERSITY_METRICS, has="__call__")
+        own: DiversityMetric = imported_instance(
+            "search.diversity", name, DIVERSITY_METRICS, has="__call__"
+        )
         return own
-    metric: DiversityMetric = _known(name, DIVERSITY_METRICS, "diversity")()
+    metric: DiversityMetric = _registered(name, DIVERSITY_METRICS, "diversity")()
     return metric
 
 
-def _known(name: str, registry: Mapping[str, Any], option: str) -> Any:
+def _registered(name: str, registry: Mapping[str, Any], option: str) -> Any:
     if name not in registry:
         raise unknown(option, name, registry)
     return registry[name]
@@ -185,7 +187,9 @@ def named_sampler(name: str | None, *, seed: int, beside: Path | None = None) ->
         return None
     if name in SAMPLERS:
         return SAMPLERS[name](seed=seed)
-    return made("search.sampler", name, SAMPLERS, has="sample_independent", beside=beside)
+    return imported_instance(
+        "search.sampler", name, SAMPLERS, has="sample_independent", beside=beside
+    )
 
 
 class Table(BaseModel):
@@ -308,9 +312,9 @@ def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
             f'`{other[0]}` cannot be set with `data.reader` = "recorded": the table has the '
             "agents and their answers."
         )
-    given = {name: dict(content.get(name) or {}) for name in ("task", "space", "calls")}
-    combines = given["space"].setdefault("combines", ["vote"])
-    if given["space"].get("rankers"):
+    tables = {name: dict(content.get(name) or {}) for name in ("task", "space", "calls")}
+    combines = tables["space"].setdefault("combines", ["vote"])
+    if tables["space"].get("rankers"):
         raise StudyError(
             "`space.rankers` cannot be set for recorded answers: no agent can read the others."
         )
@@ -319,10 +323,10 @@ def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
             f"`space.combines` of recorded answers can only be vote and select, but is {combines}: "
             "no agent can read the others."
         )
-    given["space"].setdefault("max_depth", 1)
-    given["calls"]["replay_only"] = True
+    tables["space"].setdefault("max_depth", 1)
+    tables["calls"]["replay_only"] = True
     task = {"signature": "question -> answer", "adapter": "plain", "metric": "answer_match"}
-    return {**content, **given, "task": {**task, **given["task"]}}
+    return {**content, **tables, "task": {**task, **tables["task"]}}
 
 
 class TaskTable(Table):

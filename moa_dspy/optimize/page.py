@@ -42,7 +42,7 @@ from moa_dspy.optimize.result import (
 from moa_dspy.optimize.space.programs import (
     ProgramArchitecture,
     mixture_lines,
-    worded_for,
+    plural_text,
 )
 from moa_dspy.winrate.intervals import points
 
@@ -171,7 +171,7 @@ def markdown_block(text: object) -> str:
 
 def headline(result: StudyResult) -> str:
     """Return the verdict in one sentence that needs no knowledge of the field."""
-    return worded_for(result.pick, _headline(result))
+    return plural_text(result.pick, _headline(result))
 
 
 def _headline(result: StudyResult) -> str:
@@ -223,23 +223,23 @@ def above_pick(result: StudyResult) -> list[str]:
     pick = result.test.get("pick")
     if pick is None or pick.score is None:
         return []
-    found = []
+    lines = []
     for name, row in result.test.items():
         if name == "oracle" or row.score is None or row.score <= pick.score:
             continue
         gap = result.differences.get(name)
         is_clear = gap is not None and gap.high < 0
-        why = (
+        reason = (
             "the difference is larger than luck explains: the search missed it"
             if is_clear
             else "luck explains a difference of this size"
         )
-        found.append(
+        lines.append(
             f"{LABELS.get(name, name)} scored more on test, {points(row.score)} % against "
-            f"{points(pick.score)} %; {why}. The pick was made on val, before the test: a pick "
+            f"{points(pick.score)} %; {reason}. The pick was made on val, before the test: a pick "
             "made by test scores would have no honest score left."
         )
-    return found
+    return lines
 
 
 def _content(result: StudyResult, answers: StudyAnswers, name: str) -> dict[str, Any]:
@@ -288,43 +288,43 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
         "agents": list(answers.agents),
         "similarity": [[round(1 - v, 4) for v in row] for row in answers.distances],
         "questions": [[q.id, q.text, q.expected] for q in answers.questions],
-        "answers": [_answers_data(result, one) for one in answers.systems],
+        "answers": [_answers_data(result, system) for system in answers.systems],
     }
 
 
 def _label(result: StudyResult, name: str) -> str:
-    return worded_for(result.pick, LABELS.get(name, name))
+    return plural_text(result.pick, LABELS.get(name, name))
 
 
 def _trial_data(trial: TrialRecord, alone: ScoresAlone) -> list[Any]:
     names = ("architecture", "origin", "score", "usd", "seconds", "calls", "diversity", "rows")
-    known = [getattr(trial, name) for name in names]
-    return [*known, int(trial.is_stopped_early), _performance(trial, alone)]
+    values = [getattr(trial, name) for name in names]
+    return [*values, int(trial.is_stopped_early), _performance(trial, alone)]
 
 
-def _answers_data(result: StudyResult, one: SystemAnswers) -> dict[str, Any]:
-    label = ", ".join(_label(result, n) for n in one.names) or one.architecture
-    if not one.names and isinstance(result.pick, ProgramArchitecture):
+def _answers_data(result: StudyResult, system: SystemAnswers) -> dict[str, Any]:
+    label = ", ".join(_label(result, n) for n in system.names) or system.architecture
+    if not system.names and isinstance(result.pick, ProgramArchitecture):
         label = f"{label} in every mixture"
     names = ("architecture", "scores", "texts", "failures")
-    return {"label": label, **{name: getattr(one, name) for name in names}}
+    return {"label": label, **{name: getattr(system, name) for name in names}}
 
 
 def front_numbers(trials: Sequence[TrialRecord], cost: str) -> list[int]:
     """Return the places of the Pareto front of score and ``cost``, cheapest first."""
     places = {id(trial): n for n, trial in enumerate(trials)}
-    return [places[id(one)] for one in reversed(front(trials, ("score", cost)))]
+    return [places[id(trial)] for trial in reversed(front(trials, ("score", cost)))]
 
 
 def _performance(trial: TrialRecord, alone: ScoresAlone) -> float | None:
     """Return the mean score, alone, of the agents that the last steps read."""
-    known = [
+    scores = [
         alone[path, name]
-        for path, one in mixtures_in(trial.architecture).items()
-        for name in (one.layers[-1] if one.layers else one.agents)
+        for path, architecture in mixtures_in(trial.architecture).items()
+        for name in (architecture.layers[-1] if architecture.layers else architecture.agents)
         if (path, name) in alone
     ]
-    return round(fmean(known), 6) if known else None
+    return round(fmean(scores), 6) if scores else None
 
 
 def architecture_rows(
@@ -338,10 +338,10 @@ def architecture_rows(
     if isinstance(architecture, ProgramArchitecture):
         return [
             {**row, "title": f"{path}: {row['title']}", "path": path}
-            for path, one in architecture.parts
-            for row in architecture_rows(one, answers, is_judged=True)
+            for path, part in architecture.parts
+            for row in architecture_rows(part, answers, is_judged=True)
         ]
-    alone = {one.architecture: one for one in answers.systems}
+    alone = {system.architecture: system for system in answers.systems}
     pick = alone.get(str(architecture))
     rows = []
     for depth, layer in enumerate(architecture.layers):
@@ -377,19 +377,19 @@ def _last_row(architecture: Architecture) -> dict[str, Any]:
     return {"title": "Single agent" if is_single else combine, "agents": [end]}
 
 
-def _solved(one: SystemAnswers) -> set[int]:
-    return {n for n, score in enumerate(one.scores) if score is not None and score >= _RIGHT}
+def _solved(system: SystemAnswers) -> set[int]:
+    return {n for n, score in enumerate(system.scores) if score is not None and score >= _RIGHT}
 
 
 def _facts(name: str, solved: Mapping[str, set[int]], pick: SystemAnswers | None) -> list[str]:
     """Return two lines: how much an agent solves alone, and how much of it no other member does."""
     if name not in solved or pick is None or not pick.scores:
         return []
-    n, mine = len(pick.scores), solved[name]
-    others = set().union(*(found for other, found in solved.items() if other != name))
-    only, used = mine - others, (mine - others) & _solved(pick)
+    n, own_rows = len(pick.scores), solved[name]
+    others = set().union(*(rows for other, rows in solved.items() if other != name))
+    only, used = own_rows - others, (own_rows - others) & _solved(pick)
     return [
-        f"alone {100 * len(mine) / n:.1f} % solved",
+        f"alone {100 * len(own_rows) / n:.1f} % solved",
         f"only it: {len(only)}, used: {len(used)}",
     ]
 

@@ -100,8 +100,8 @@ class Preflight:
         """The likely cost of the whole study, and the limit of the budget that ends it early."""
         likely = self.whole.costs["likely"]
         usd = None if self.unpriced else likely.usd
-        found = StudyEstimate(likely.calls, usd, likely.seconds, tokens=likely.tokens)
-        return found.within(self.budget)
+        estimate = StudyEstimate(likely.calls, usd, likely.seconds, tokens=likely.tokens)
+        return estimate.within(self.budget)
 
     @property
     def most_usd(self) -> float | None:
@@ -147,10 +147,10 @@ class Preflight:
         }
 
     def _allowed(self) -> dict[str, Any] | None:
-        found = self.estimate
-        if found.capped_by is None:
+        estimate = self.estimate
+        if estimate.capped_by is None:
             return None
-        return {"limit": found.capped_by, "value": found.ceiling, "share": found.share}
+        return {"limit": estimate.capped_by, "value": estimate.ceiling, "share": estimate.share}
 
     def _cost_json(self, cost: Cost) -> dict[str, float | None]:
         return {
@@ -192,10 +192,10 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
     )
     if asks and not prepared.study.calls.replay_only:
         row = prepared.splits.val[0]
-        inputs = _asked(prepared, whole.program, row)[0]
+        inputs = _mixture_inputs(prepared, whole.program, row)[0]
         n_counted = next(_prompt_tokens(prepared, whole, [row]))
         agents = tuple(_probed(agent, whole, inputs, n_counted) for agent in agents)
-    found = Preflight(
+    preflight = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
         agents=agents,
@@ -205,7 +205,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         notes=(*prepared.notes, *_notes(prepared, pool, student, agents)),
         has_judge=_n_calls_of_judge(prepared) > 0,
     )
-    return replace(found, smallest=_smallest(prepared, options, found))
+    return replace(preflight, smallest=_smallest(prepared, options, preflight))
 
 
 def _estimate(
@@ -248,7 +248,7 @@ def _prompt_tokens(
     seat: Any = SEAT_MODULES[task.module](own)
     signature = seat.predictors()[0].signature
     for row in rows:
-        for inputs in _asked(prepared, student.program, row):
+        for inputs in _mixture_inputs(prepared, student.program, row):
             messages = adapter.format(signature, [], inputs)
             yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
 
@@ -259,7 +259,9 @@ def _n_turns(prepared: PreparedStudy, row: dspy.Example) -> int:
     return 1 if turns is None else len(row[turns])
 
 
-def _asked(prepared: PreparedStudy, program: Any, row: dspy.Example) -> list[dict[str, Any]]:
+def _mixture_inputs(
+    prepared: PreparedStudy, program: Any, row: dspy.Example
+) -> list[dict[str, Any]]:
     """Return the inputs of the mixture for a row: one, or one per turn of a conversation."""
     turns = prepared.study.task.turns
     inputs: list[dict[str, Any]] = [dict(row.inputs())]
@@ -329,10 +331,10 @@ def _probed(
         raise StudyError("`task.program` answered a row without calling its `task.predictor`.")
     (response,) = recorded.prediction.mixture.responses
     text = " ".join(response.text.split())[:80]
-    found = replace(agent, seconds=response.seconds, reply=text)
+    estimate = replace(agent, seconds=response.seconds, reply=text)
     if not response.prompt_tokens or not response.completion_tokens:
-        return found
-    return _with_tokens(found, response, n_counted)
+        return estimate
+    return _with_tokens(estimate, response, n_counted)
 
 
 def _with_tokens(agent: AgentEstimate, response: Response, n_counted: int) -> AgentEstimate:
@@ -357,13 +359,13 @@ def _with_tokens(agent: AgentEstimate, response: Response, n_counted: int) -> Ag
 def _stages(
     prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate]
 ) -> tuple[StageEstimate, ...]:
-    found: dict[str, dict[str, Cost]] = {}
+    levels: dict[str, dict[str, Cost]] = {}
     costs = {level: {a.name: a.costs(level, options.pool) for a in agents} for level in LEVELS}
     likely = _plan(prepared, options, agents, costs["likely"])
     for place, level in enumerate(LEVELS):
         for name, ends in likely.with_costs(costs[level]).stages().items():
-            found.setdefault(name, {})[level] = ends[place]
-    return tuple(StageEstimate(name, ends) for name, ends in found.items())
+            levels.setdefault(name, {})[level] = ends[place]
+    return tuple(StageEstimate(name, ends) for name, ends in levels.items())
 
 
 def _plan(
@@ -396,17 +398,17 @@ def _n_calls_of_judge(prepared: PreparedStudy) -> float:
 
 
 def _smallest(
-    prepared: PreparedStudy, options: SearchOptions, found: Preflight
+    prepared: PreparedStudy, options: SearchOptions, preflight: Preflight
 ) -> dict[str, float]:
     """Return the smallest limit of each kind, from likely costs; calls are exact."""
-    if not found.stages:
+    if not preflight.stages:
         return {}
-    n_val = {agent.name: len(prepared.splits.val) for agent in found.agents}
-    n_test = {agent.name: len(prepared.splits.test) for agent in found.agents}
-    unknown = {"usd": bool(found.unpriced), "seconds": not found.is_timed}
+    n_val = {agent.name: len(prepared.splits.val) for agent in preflight.agents}
+    n_test = {agent.name: len(prepared.splits.test) for agent in preflight.agents}
+    unknown = {"usd": bool(preflight.unpriced), "seconds": not preflight.is_timed}
     smallest = {}
     for name in LIMITS:
-        costs = {agent.name: getattr(agent.cost("likely"), name) for agent in found.agents}
+        costs = {agent.name: getattr(agent.cost("likely"), name) for agent in preflight.agents}
         if not unknown.get(name) and any(costs.values()):
             smallest[name] = rounded_up(smallest_limit(options, name, costs, n_val, n_test))
     return smallest

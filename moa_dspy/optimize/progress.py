@@ -74,11 +74,13 @@ class StageWork:
     def of_unknown(
         cls,
         knows: Callable[[Architecture, Sequence[Any]], bool],
-        wanted: Iterable[tuple[Iterable[Architecture], Sequence[Any]]],
+        work: Iterable[tuple[Iterable[Architecture], Sequence[Any]]],
     ) -> StageWork:
         """Return the work of the architectures' answers that are not known yet."""
-        parts = ((one, row) for every, rows in wanted for one in every for row in rows)
-        return cls(sum(not knows(one, [row]) for one, row in parts))
+        parts = (
+            (architecture, row) for every, rows in work for architecture in every for row in rows
+        )
+        return cls(sum(not knows(architecture, [row]) for architecture, row in parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +200,9 @@ class Progress:
 
     def lead(self, leader: Leader) -> None:
         """Put an architecture on the leaderboard, replacing its earlier entry."""
-        others = [one for one in self.leaders if one.architecture != leader.architecture]
+        others = [other for other in self.leaders if other.architecture != leader.architecture]
         # The sort is stable: ties go to the earlier architecture.
-        ranked = sorted((*others, leader), key=lambda one: -one.score)
+        ranked = sorted((*others, leader), key=lambda other: -other.score)
         self.leaders = tuple(ranked[:N_LEADERS])
 
 
@@ -283,13 +285,13 @@ class SearchView:
         self._rows, self._calls = table.rows.get(stage.name, 0), table.n_calls(stage.name)
         self.snapshot, self._taken = snapshot, self.now()
 
-    def _enter(self, name: str, made: int) -> None:
+    def _enter(self, name: str, n_made: int) -> None:
         if (current := self.current_stage()) is not None:
             left, _ = current
             left.seconds += self.now() - self._entered
-            left.made += made - self._entered_made
+            left.made += n_made - self._entered_made
             left.is_over = True
-        self._entered, self._entered_made = self.now(), made
+        self._entered, self._entered_made = self.now(), n_made
         self.stages.setdefault(name, StageState(name)).is_over = False
 
     @property
@@ -332,11 +334,14 @@ class SearchView:
 
         It is the forecast made after the single agents, times the ratio of actual to forecast.
         """
-        found, current = None if self.early is None else self.early.estimate, self.current_stage()
-        if found is None or found.capped_by is not None or current is None:
+        estimate, current = (
+            None if self.early is None else self.early.estimate,
+            self.current_stage(),
+        )
+        if estimate is None or estimate.capped_by is not None or current is None:
             return None
-        (now, seconds), made = current, self.spending.made - self._entered_made
-        to_come: dict[str, float] = {n: getattr(cost, unit) for n, cost in found.stages.items()}
+        (now, seconds), n_made = current, self.spending.made - self._entered_made
+        to_come: dict[str, float] = {n: getattr(cost, unit) for n, cost in estimate.stages.items()}
         singles = self.stages.get("single agents")
         # If the single agents' answers were stored, future answers may be stored as well.
         if now.name == "early facts" or not to_come or singles is None or not singles.made:
@@ -347,7 +352,7 @@ class SearchView:
         taken = foretold = going = 0.0
         for name in [name for name in to_come if name in self.stages]:
             state, is_now = self.stages[name], name == now.name
-            took = state.made + made * is_now if unit == "calls" else state.seconds
+            took = state.made + n_made * is_now if unit == "calls" else state.seconds
             took = seconds if is_now and unit == "seconds" else took
             # Search and prompts alternate, so the search is not over during prompts.
             if not is_now and (now.name, name) != ("prompts", "search"):
@@ -379,38 +384,38 @@ class SearchView:
         assert snapshot is not None  # checked by the caller
         rows, calls = snapshot.table.rows.get(stage.name, 0), snapshot.table.n_calls(stage.name)
         if stage.work.unit != "trials":
-            asked = calls / max(1.0, _calls_of(snapshot.current))
-            return max(rows, min(asked, rows + _IN_FLIGHT * (1 - 1e-6)))
+            by_calls = calls / max(1.0, _calls_of(snapshot.current))
+            return max(rows, min(by_calls, rows + _IN_FLIGHT * (1 - 1e-6)))
         work = stage.work
         if not work.rows:
             return snapshot.trial
         rows, calls = rows - self._rows, calls - self._calls
-        asked = calls / max(1.0, work.calls)
-        part = max(rows, min(asked, rows + _IN_FLIGHT)) / work.rows
+        by_calls = calls / max(1.0, work.calls)
+        part = max(rows, min(by_calls, rows + _IN_FLIGHT)) / work.rows
         return snapshot.trial + min(part, 1.0)
 
     def shown_stages(self) -> list[tuple[StageState, float | None]]:
         """Return the stages with their seconds; None for those that are still to come."""
         current = self.current_stage()
-        found: list[tuple[StageState, float | None]] = []
+        stages: list[tuple[StageState, float | None]] = []
         names = [*SEARCH_STAGES, *(name for name in self.stages if name not in SEARCH_STAGES)]
         for name in names:
             if (state := self.stages.get(name)) is None:
                 # ``prompts`` is optional, and the other stages are shown once they begin.
                 is_coming = name in ("single agents", "search", "random baseline", "test")
-                found += [(StageState(name), None)] if is_coming else []
+                stages += [(StageState(name), None)] if is_coming else []
             elif name != "early facts":
                 is_now = current is not None and state is current[0]
-                found.append((state, current[1] if current and is_now else state.seconds))
-        return found
+                stages.append((state, current[1] if current and is_now else state.seconds))
+        return stages
 
 
 def sum_of(counts: Iterable[CallCount]) -> CallCount:
     """Return the sums of several counts."""
     total = CallCount()
-    for one in counts:
+    for count in counts:
         for name in ("made", "reused", "failed", "tokens", "usd"):
-            setattr(total, name, getattr(total, name) + getattr(one, name))
+            setattr(total, name, getattr(total, name) + getattr(count, name))
     return total
 
 

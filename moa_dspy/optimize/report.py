@@ -150,17 +150,17 @@ def _limit(unit: str, value: float) -> str:
 
 def judge_lines(facts: JudgeFacts) -> Iterator[str]:
     """Yield the lines of a report, each a fact; the same early and at the end."""
-    found = facts.diagnostics
+    diagnostics = facts.diagnostics
     objective = "length-controlled win rate" if facts.is_length_controlled else "win rate"
-    what = objective if facts.picks == "judge" else "the metric; the judge is measured too"
+    basis = objective if facts.picks == "judge" else "the metric; the judge is measured too"
     compares = f"which compares each answer with {facts.reference} ({facts.chosen})"
-    yield f"Judge: {facts.judge}, {compares}; the search picks by {what}."
-    lost = [f"{getattr(found, n)} {n}" for n in ("unparsable", "failed", "missing")]
+    yield f"Judge: {facts.judge}, {compares}; the search picks by {basis}."
+    lost = [f"{getattr(diagnostics, n)} {n}" for n in ("unparsable", "failed", "missing")]
     lost = [text for text in lost if not text.startswith("0 ")]
     excluded = f"; left out for both systems: {', '.join(lost)}" if lost else ""
     yield (
-        f"Judged: {found.judged:,} of {found.n:,} pairs of responses{excluded}. "
-        f"Ties {points(found.ties)} %."
+        f"Judged: {diagnostics.judged:,} of {diagnostics.n:,} pairs of responses{excluded}. "
+        f"Ties {points(diagnostics.ties)} %."
     )
     yield from _diagnostic_lines(facts)
     for warning in facts.warnings:
@@ -171,14 +171,14 @@ def judge_lines(facts: JudgeFacts) -> Iterator[str]:
 
 
 def _diagnostic_lines(facts: JudgeFacts) -> Iterator[str]:
-    found = facts.diagnostics
-    if found.consistency is not None:
+    diagnostics = facts.diagnostics
+    if diagnostics.consistency is not None:
         yield (
-            f"Same verdict in both orders: {found.consistency.percent} of pairs; "
-            f"{found.inconsistent:,} pairs with opposite verdicts."
+            f"Same verdict in both orders: {diagnostics.consistency.percent} of pairs; "
+            f"{diagnostics.inconsistent:,} pairs with opposite verdicts."
         )
-    if found.length is not None:
-        length = found.length
+    if diagnostics.length is not None:
+        length = diagnostics.length
         span = f"[{length.low:+.2f}, {length.high:+.2f}]"
         yield f"Preference and length, rank correlation: {length.estimate:+.2f} {span}."
     if facts.agreement is not None:
@@ -195,10 +195,10 @@ def _final_lines(facts: JudgeFacts) -> Iterator[str]:
         )
     for name, row in facts.systems.get("test", {}).items():
         yield f"- {name} on test: {_judged_system(row)}"
-    for name, one in facts.follows.items():
+    for name, r in facts.follows.items():
         yield (
             f"{name}: its answer follows the better proposals with rank correlation "
-            f"{one['mean']:+.2f} +- {one['standard_error']:.2f} on {one['n']:.0f} questions of val."
+            f"{r['mean']:+.2f} +- {r['standard_error']:.2f} on {r['n']:.0f} questions of val."
         )
 
 
@@ -224,10 +224,10 @@ def _expected(result: StudyResult) -> Iterator[str]:
         return
     on_val = result.val.get("pick")
     score = None if on_val is None else on_val.score
-    said = "" if score is None else f"its score on val was {points(score)} %, "
+    note = "" if score is None else f"its score on val was {points(score)} %, "
     yield (
         f"Expected on test, from val alone: {points(expected.estimate)} % {expected.ends} for a "
-        f"pick made this way; {said}with an optimism of {points(result.optimism)} points. The "
+        f"pick made this way; {note}with an optimism of {points(result.optimism)} points. The "
         "test score above is the measurement."
     )
 
@@ -263,15 +263,15 @@ def _savings(result: StudyResult) -> Iterator[str]:
     if result.for_less is not None:
         record = next(r for r in result.trials if r.architecture == result.for_less)
         yield f"Cheaper, no worse than the pick on val: {result.for_less}{measured_text(record)}."
-    proven = {name: one for name, one in result.savings.items() if one.kind == "as_good"}
+    proven = {name: entry for name, entry in result.savings.items() if entry.kind == "as_good"}
     if not proven:
         return
-    name = min(proven, key=lambda one: proven[one].ratio)
-    found = proven[name]
+    name = min(proven, key=lambda system: proven[system].ratio)
+    saving = proven[name]
     yield (
-        f"As good as the pick for {100 * (1 - found.ratio):.0f} % {_LESS[found.cost]}: {name}, "
-        f"{points(found.estimate, sign='+')} points {found.interval.ends} against the pick on "
-        f"{found.n:,} test questions, so not worse by {points(found.margin)} points."
+        f"As good as the pick for {100 * (1 - saving.ratio):.0f} % {_LESS[saving.cost]}: {name}, "
+        f"{points(saving.estimate, sign='+')} points {saving.interval.ends} against the pick on "
+        f"{saving.n:,} test questions, so not worse by {points(saving.margin)} points."
     )
 
 
@@ -288,8 +288,8 @@ def prompt_lines(result: StudyResult) -> Iterator[str]:
     """Yield what became of every prompt tried, with its diff where it was accepted."""
     for prompt in result.prompts:
         name, origin = prompt.get("name", "?"), prompt.get("origin", "")
-        made = f", by {origin}" if origin else ""
-        yield f"Prompt {name}{made}: {_fate(prompt)}."
+        author = f", by {origin}" if origin else ""
+        yield f"Prompt {name}{author}: {_fate(prompt)}."
         if prompt.get("accepted") and (diff := str(prompt.get("diff") or "")):
             yield from (f"  {line}" for line in diff.splitlines())
 
@@ -367,8 +367,8 @@ TABLE_COLUMNS: Final = {
 
 def row_names(result: StudyResult) -> list[str]:
     """Return the names of the rows that the study has, in the table's order."""
-    found = {**result.test, **result.val}
-    return [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
+    rows = {**result.test, **result.val}
+    return [n for n in ORDER if n in rows] + [n for n in rows if n not in ORDER]
 
 
 def row_cells(result: StudyResult, name: str) -> dict[str, str]:
@@ -376,7 +376,7 @@ def row_cells(result: StudyResult, name: str) -> dict[str, str]:
     row, val = result.test.get(name), result.val.get(name)
     system = row or val
     cells = dict.fromkeys(TABLE_COLUMNS, NONE)
-    cells |= {"system": name, "architecture": _who(system)}
+    cells |= {"system": name, "architecture": _row_label(system)}
     if val is not None and val.score is not None:
         cells["val"] = points(val.score)
     if row is None or row.score is None:
@@ -389,7 +389,7 @@ def row_cells(result: StudyResult, name: str) -> dict[str, str]:
     return cells
 
 
-def _who(row: SystemScore | None) -> str:
+def _row_label(row: SystemScore | None) -> str:
     if row is None or (row.score is not None and row.architecture is not None):
         return NONE if row is None else str(row.architecture)
     note = f": {row.note}" if row.note else ""
@@ -413,11 +413,11 @@ def _difference(interval: Interval | None) -> str:
 def brackets_line(result: StudyResult) -> str:
     """Return what the brackets of the table are, and what the verdict counts besides."""
     level = f"{100 * result.verdict.interval.confidence:.3g} %"
-    said = (
+    sentence = (
         f"In brackets: 95 % intervals of scores, and {level} intervals of differences on these "
         "test questions: for the best single agent alone, for the other rows simultaneously."
     )
-    return said if (more := verdict_rows(result)) is None else f"{said} {more}"
+    return sentence if (more := verdict_rows(result)) is None else f"{sentence} {more}"
 
 
 def verdict_rows(result: StudyResult) -> str | None:
@@ -443,5 +443,5 @@ def verdict_lines(result: StudyResult) -> list[str]:
 
 def program_line(result: StudyResult) -> str:
     """Return which program the study writes, and whether it is the pick."""
-    why = "the pick" if result.recommended == result.pick else "the best single agent"
-    return f"Program: {result.recommended} ({why})"
+    reason = "the pick" if result.recommended == result.pick else "the best single agent"
+    return f"Program: {result.recommended} ({reason})"

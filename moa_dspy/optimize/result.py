@@ -204,8 +204,10 @@ class StudyResult:
             "explained": dict(self.explained),
             "prompts": [dict(prompt) for prompt in self.prompts],
             "cost_verdict": None if self.cost_verdict is None else asdict(self.cost_verdict),
-            "front_verdicts": {name: asdict(one) for name, one in self.front_verdicts.items()},
-            "savings": {name: asdict(one) for name, one in self.savings.items()},
+            "front_verdicts": {
+                name: asdict(verdict) for name, verdict in self.front_verdicts.items()
+            },
+            "savings": {name: asdict(verdict) for name, verdict in self.savings.items()},
             "judge": None if self.judge is None else self.judge.to_json(),
             "for_less": self.for_less,
         }
@@ -214,7 +216,7 @@ class StudyResult:
     def from_json(cls, content: Mapping[str, Any]) -> StudyResult:
         """Return the result whose ``to_json`` was ``content``."""
         plain = dict(content)
-        made = plain.pop("calls")
+        calls = plain.pop("calls")
         verdict = plain.pop("verdict")
         interval = Interval(**verdict.pop("interval"))
         differences = plain.pop("differences")
@@ -224,9 +226,9 @@ class StudyResult:
             pick=read_architecture(plain.pop("pick")),
             recommended=read_architecture(plain.pop("recommended")),
             verdict=Verdict(**verdict, interval=interval),
-            differences={name: Interval(**one) for name, one in differences.items()},
-            calls_made=made["made"],
-            calls_reused=made["reused"],
+            differences={name: Interval(**ends) for name, ends in differences.items()},
+            calls_made=calls["made"],
+            calls_reused=calls["reused"],
             trials=tuple(TrialRecord(**trial) for trial in plain.pop("trials")),
             notes=tuple(plain.pop("notes")),
             expected=None if expected is None else Interval(**expected),
@@ -266,25 +268,25 @@ class StudyResult:
 
     def _minus(self, name: str) -> dict[str, float | None]:
         """Return the difference of the pick and a system, with its interval."""
-        found = self.differences.get(name)
-        if found is None:
+        difference = self.differences.get(name)
+        if difference is None:
             return dict.fromkeys(("pick_minus", "pick_minus_low", "pick_minus_high"))
         return {
-            "pick_minus": found.estimate,
-            "pick_minus_low": found.low,
-            "pick_minus_high": found.high,
+            "pick_minus": difference.estimate,
+            "pick_minus_low": difference.low,
+            "pick_minus_high": difference.high,
         }
 
     def _cells(self) -> list[list[str]]:
         """Return the table of the systems on test as texts, its header first."""
         table = [["system", "architecture", "test score", "pick minus row", "calls"]]
         for name, row in self.test.items():
-            found = self.differences.get(name)
+            difference = self.differences.get(name)
             score = "not run" if row.score is None else f"{100 * row.score:.1f} %"
             low, high = self.score_interval(row)
             if row.score is not None and low is not None and high is not None:
                 score += f" [{100 * low:.1f}, {100 * high:.1f}]"
-            minus = "" if found is None else f"{100 * found.estimate:+.1f}"
+            minus = "" if difference is None else f"{100 * difference.estimate:+.1f}"
             calls = "" if row.calls is None else f"{row.calls:.1f}"
             shown = "\n".join(mixture_lines(row.architecture or ""))
             table.append([name, shown, score, minus, calls])
@@ -324,7 +326,7 @@ def _cost_verdict(content: Mapping[str, Any]) -> CostVerdict:
 
 
 def _cost_verdicts(content: Mapping[str, Mapping[str, Any]]) -> dict[str, CostVerdict]:
-    return {name: _cost_verdict(one) for name, one in content.items()}
+    return {name: _cost_verdict(table) for name, table in content.items()}
 
 
 ScoresAlone: TypeAlias = Mapping[tuple[str, str], float]
@@ -333,24 +335,28 @@ ScoresAlone: TypeAlias = Mapping[tuple[str, str], float]
 
 def scores_alone(trials: Sequence[TrialRecord]) -> ScoresAlone:
     """Return the score of each agent alone; in a program, of the best with this single agent."""
-    found: dict[tuple[str, str], float] = {}
+    scores: dict[tuple[str, str], float] = {}
     for trial in trials:
         mixtures = mixtures_in(trial.architecture)
-        if trial.is_stopped_early or any(one.layers for one in mixtures.values()):
+        if trial.is_stopped_early or any(member.layers for member in mixtures.values()):
             continue
-        for path, one in mixtures.items():
-            place = (path, str(one))
-            found[place] = max(trial.score, found.get(place, 0.0))
-    return found
+        for path, mixture in mixtures.items():
+            place = (path, str(mixture))
+            scores[place] = max(trial.score, scores.get(place, 0.0))
+    return scores
 
 
 def mixtures_in(text: str) -> dict[str, Architecture]:
     """Return the mixtures by path ("" for a single one); empty if this version cannot read it."""
     try:
-        one = read_architecture(text)
+        architecture = read_architecture(text)
     except ValueError:
         return {}
-    return dict(one.parts) if isinstance(one, ProgramArchitecture) else {"": one}
+    return (
+        dict(architecture.parts)
+        if isinstance(architecture, ProgramArchitecture)
+        else {"": architecture}
+    )
 
 
 def agent_effects(trials: Sequence[TrialRecord]) -> list[list[Any]]:
@@ -361,21 +367,21 @@ def agent_effects(trials: Sequence[TrialRecord]) -> list[list[Any]]:
     """
     alone = scores_alone(trials)
     mixtures = [
-        (path, set(one.agents), t.score)
+        (path, set(mixture.agents), t.score)
         for t in trials
         if not t.is_stopped_early
-        for path, one in mixtures_in(t.architecture).items()
-        if one.layers
+        for path, mixture in mixtures_in(t.architecture).items()
+        if mixture.layers
     ]
-    found: list[list[Any]] = []
+    effects: list[list[Any]] = []
     for path, name in sorted(alone, key=lambda place: -alone[place]):
         inside = [(agents, score) for where, agents, score in mixtures if where == path]
         with_it = [score for agents, score in inside if name in agents]
         without = [score for agents, score in inside if name not in agents]
         means = [round(fmean(part), 6) if part else None for part in (with_it, without)]
         label = f"{path}: {name}" if path else name
-        found.append([label, alone[path, name], *means, len(with_it)])
-    return found
+        effects.append([label, alone[path, name], *means, len(with_it)])
+    return effects
 
 
 PACKAGES = ("moa-dspy", "dspy", "optuna", "numpy", "scipy", "xllamacpp")
@@ -383,10 +389,10 @@ PACKAGES = ("moa-dspy", "dspy", "optuna", "numpy", "scipy", "xllamacpp")
 
 def versions() -> dict[str, str]:
     """Return the version of Python and of each package that is installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -165,8 +165,8 @@ def work_on(
     """
     place = StudyPlace(Path(out or RUNS / prepared.study.name), storage)
     if resume and place.file is not None and not place.file.exists():
-        why = "does not exist" if storage is None else f"has no study {prepared.study.name!r}"
-        raise StudyError(f"There is nothing to resume: {place.file} {why}.")
+        problem = "does not exist" if storage is None else f"has no study {prepared.study.name!r}"
+        raise StudyError(f"There is nothing to resume: {place.file} {problem}.")
     if writes_files:
         _check_writable(place.folder)
     with _opened(place) as opened, each_warning_once():
@@ -314,15 +314,15 @@ class Runner:
 
     def _finish(self, outcome: SearchOutcome) -> None:
         self._ledger.flush()
-        spent, found = self._ledger.spending, outcome.result
+        spent, study_result = self._ledger.spending, outcome.result
         result = replace(
-            found,
-            notes=(*self._prepared.notes, *found.notes),
+            study_result,
+            notes=(*self._prepared.notes, *study_result.notes),
             calls_made=spent.made,
             calls_reused=spent.reused,
-            usd=None if found.usd is None else spent.usd,
+            usd=None if study_result.usd is None else spent.usd,
             # The budget's clock runs from the first paid call on: in a replay it never starts.
-            seconds=max(spent.seconds, found.seconds),
+            seconds=max(spent.seconds, study_result.seconds),
         )
         scores = {name: row.score for name, row in result.test.items()}
         # Of a program the file has the mixture: nothing else in it was changed.
@@ -349,8 +349,8 @@ def _result_of(finished: FinishedStudy) -> tuple[StudyResult, StudyAnswers]:
     try:
         content = json.loads(finished.result)
         answers = content.pop(_ANSWERS, None)
-        found = StudyAnswers() if answers is None else StudyAnswers.from_json(answers)
-        return StudyResult.from_json(content), found
+        kept_answers = StudyAnswers() if answers is None else StudyAnswers.from_json(answers)
+        return StudyResult.from_json(content), kept_answers
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(
             f"The stored result cannot be read ({type(error).__name__}: {error}): it was written "
@@ -417,8 +417,8 @@ class _OpenStore:
 @contextmanager
 def _opened(place: StudyPlace) -> Iterator[_OpenStore]:
     file = place.file
-    files = [one for one in (file, place.optuna) if isinstance(one, Path) and not one.exists()]
-    folders = [] if file is None else [one for one in file.parents if not one.exists()]
+    files = [path for path in (file, place.optuna) if isinstance(path, Path) and not path.exists()]
+    folders = [] if file is None else [folder for folder in file.parents if not folder.exists()]
     is_new = file is not None and not file.exists()
     opened: _OpenStore | None = None
     try:

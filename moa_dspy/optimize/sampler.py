@@ -20,12 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import shown_value
-from moa_dspy.optimize.space.programs import (
-    ProgramArchitecture,
-    ProgramSpace,
-    read_architecture,
-)
-from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace, read_architecture
+from moa_dspy.optimize.space.rules import combine_features
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import Acquisition, PriceOf, single_agents
 from moa_dspy.optimize.surrogate.gp import PARTS, FeatureMatrix, Kernels, Traits, finite, padded
@@ -58,7 +54,7 @@ _SOON: Final = timedelta(minutes=1)  # in which a trial of another process store
 
 
 @dataclass(slots=True)
-class _Seen:
+class _TrialHistory:
     """The known trials of one study, by number.
 
     Attributes:
@@ -77,8 +73,8 @@ class _Seen:
 
     def is_of(self, trials: Sequence[FrozenTrial]) -> bool:
         """True unless these are of another study, which has the same name."""
-        known = [(self.trials.get(one.number, one), one) for one in trials]
-        return all(a.datetime_start in (None, b.datetime_start) for a, b in known)
+        pairs = [(self.trials.get(trial.number, trial), trial) for trial in trials]
+        return all(a.datetime_start in (None, b.datetime_start) for a, b in pairs)
 
 
 class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
@@ -129,12 +125,12 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         if not isinstance(space, SearchSpace):
             raise StudyError(f"`space` must be a SearchSpace, but got {shown_value(space)}.")
         self._space, self._diversity, self._traits = space, diversity, traits
-        self._canonical = canonical or _same
+        self._canonical = canonical or _unchanged
         self._price_at = price_at
         self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
         self._independent = optuna.samplers.RandomSampler(seed=self._seed)
         self._acquisition: Acquisition | None = None
-        self._studies: dict[str, _Seen] = {}
+        self._studies: dict[str, _TrialHistory] = {}
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -161,9 +157,9 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
             if proposed is None or params is None:
                 return {}
             self._studies[study.study_name].open[trial.number] = proposed
-            given = GivenChoices(params)
-            self._space.suggest(given)
-            return given.distributions
+            choices = GivenChoices(params)
+            self._space.suggest(choices)
+            return choices.distributions
 
     def sample_relative(
         self,
@@ -206,20 +202,20 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
                 seen.refused.add(proposed)
 
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> Architecture | None:
-        seen = self._seen(study)
+        seen = self._history(study)
         finished: list[tuple[Architecture, FrozenTrial]] = []
         taken, n_unknown = {*seen.open.values(), *seen.refused}, 0
         for _, other in sorted(seen.trials.items()):
-            one = None if other.number == trial.number else self._architecture(seen, other)
-            if one is None:
+            architecture = None if other.number == trial.number else self._architecture(seen, other)
+            if architecture is None:
                 n_unknown += other.number not in seen.open and _begins_with(other, trial)
             elif other.state in (TrialState.COMPLETE, TrialState.PRUNED) and _is_told(other):
-                finished.append((one, other))
+                finished.append((architecture, other))
             else:
-                taken.add(one)
+                taken.add(architecture)
         measured = dict(finished)
         singles = single_agents(self._space)
-        if free := [one for one in singles if one not in measured and one not in taken]:
+        if free := [single for single in singles if single not in measured and single not in taken]:
             return free[n_unknown % len(free)]
         scores = self._scores(study, seen, list(measured.values()))
         acquisition = self._acquisition_of(list(measured), scores)
@@ -229,43 +225,43 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
                 taken.add(passed)
         return acquisition.propose(list(measured), scores, taken=taken)
 
-    def _seen(self, study: optuna.Study) -> _Seen:
+    def _history(self, study: optuna.Study) -> _TrialHistory:
         """Return what is known of the trials of a study, those included that it shows now."""
         trials = study.get_trials(deepcopy=False)
         seen = self._studies.get(study.study_name)
         if seen is None or not seen.is_of(trials):
-            seen = self._studies[study.study_name] = _Seen()
-        seen.trials.update((one.number, one) for one in trials)
+            seen = self._studies[study.study_name] = _TrialHistory()
+        seen.trials.update((trial.number, trial) for trial in trials)
         return seen
 
-    def _architecture(self, seen: _Seen, trial: FrozenTrial) -> Architecture | None:
+    def _architecture(self, seen: _TrialHistory, trial: FrozenTrial) -> Architecture | None:
         """Return what a trial measures; None while it is not known."""
         if trial.number not in seen.architectures:
-            found = self._read(trial)
-            if found is None and not trial.state.is_finished():
+            architecture = self._read(trial)
+            if architecture is None and not trial.state.is_finished():
                 return None
-            seen.architectures[trial.number] = found
+            seen.architectures[trial.number] = architecture
         return seen.architectures[trial.number]
 
     def _read(self, trial: FrozenTrial) -> Architecture | None:
         text, names = trial.user_attrs.get(ARCHITECTURE), self._space.agents
         with suppress(ArchitectureError):  # in a study of the user's own it may mean anything
-            if isinstance(text, str) and set((one := read_architecture(text)).agents) <= {*names}:
-                return one
+            if isinstance(text, str) and set((arch := read_architecture(text)).agents) <= {*names}:
+                return arch
         with suppress(KeyError):  # of another space, or not suggested to its end
             return self._canonical(self._space.suggest(GivenChoices(trial.params)))
         return None
 
     def _scores(
-        self, study: optuna.Study, seen: _Seen, trials: Sequence[FrozenTrial]
+        self, study: optuna.Study, seen: _TrialHistory, trials: Sequence[FrozenTrial]
     ) -> FeatureMatrix:
         """Return (trials, rows), the higher the better; one column where rows are not known."""
         if not trials:
             return np.empty((0, 1))
         if all(ROW_SCORES in trial.user_attrs for trial in trials):
-            found = padded([_row_scores(seen, trial) for trial in trials])
-            return 1 - found if _are_losses(study, trials, found) else found
-        signs = [1 if one == StudyDirection.MAXIMIZE else -1 for one in study.directions]
+            table = padded([_row_scores(seen, trial) for trial in trials])
+            return 1 - table if _are_losses(study, trials, table) else table
+        signs = [1 if goal == StudyDirection.MAXIMIZE else -1 for goal in study.directions]
         values = np.array([trial.values for trial in trials], np.float64) * signs
         return _within_constraints(self._weighted(finite(values)), trials)[:, None]
 
@@ -303,9 +299,9 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
         return Kernels.of(self._traits or self._learned_traits(scores))
 
     def _learned_traits(self, scores: Mapping[Architecture, FeatureMatrix]) -> Traits:
-        found = {name: scores.get(Architecture.single(name)) for name in self._space.agents}
-        known = {name: row for name, row in found.items() if row is not None}
-        return _traits_of(self._space, known, self._diversity)
+        rows = {name: scores.get(Architecture.single(name)) for name in self._space.agents}
+        measured = {name: row for name, row in rows.items() if row is not None}
+        return _traits_of(self._space, measured, self._diversity)
 
 
 @dataclass(frozen=True)
@@ -325,26 +321,29 @@ class ProgramKernels(Kernels):
         self, rows: Sequence[Architecture], columns: Sequence[Architecture]
     ) -> dict[str, FeatureMatrix]:
         """Return one (rows, columns) matrix per part."""
-        return _sums(one.parts(_at(path, rows), _at(path, columns)) for path, one in self.mixtures)
+        return _sums(
+            kernels.parts(_parts_at(path, rows), _parts_at(path, columns))
+            for path, kernels in self.mixtures
+        )
 
     def own(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
         """Return each architecture compared with itself, one vector per part."""
-        return _sums(one.own(_at(path, architectures)) for path, one in self.mixtures)
+        return _sums(kernels.own(_parts_at(path, architectures)) for path, kernels in self.mixtures)
 
     def compares_as(self, other: Kernels) -> bool:
         """True if both know the same of the agents."""
-        mine = [one.traits for _, one in self.mixtures]
-        theirs = other.mixtures if isinstance(other, ProgramKernels) else ()
-        return mine == [one.traits for _, one in theirs]
+        own_traits = [kernels.traits for _, kernels in self.mixtures]
+        other_mixtures = other.mixtures if isinstance(other, ProgramKernels) else ()
+        return own_traits == [kernels.traits for _, kernels in other_mixtures]
 
 
-def _at(path: str, architectures: Sequence[Architecture]) -> list[Architecture]:
-    return [one.at(path) for one in architectures if isinstance(one, ProgramArchitecture)]
+def _parts_at(path: str, architectures: Sequence[Architecture]) -> list[Architecture]:
+    return [arch.at(path) for arch in architectures if isinstance(arch, ProgramArchitecture)]
 
 
 def _sums(several: Iterable[Mapping[str, FeatureMatrix]]) -> dict[str, FeatureMatrix]:
     first, *rest = several
-    return {part: sum((one[part] for one in rest), start=first[part]) for part in PARTS}
+    return {part: sum((table[part] for table in rest), start=first[part]) for part in PARTS}
 
 
 def program_kernels(
@@ -362,27 +361,27 @@ def program_kernels(
         scores: Per row, of what was measured.
         diversity: Of the answers of two agents; default: the mean difference of the scores.
     """
-    alone = [one for one in scores if isinstance(one, ProgramArchitecture) and not one.layers]
-    found: list[tuple[str, Kernels]] = []
+    alone = [arch for arch in scores if isinstance(arch, ProgramArchitecture) and not arch.layers]
+    kernels: list[tuple[str, Kernels]] = []
     for path, inside in space.mixtures:
         best: dict[str, FeatureMatrix] = {}
-        for one in sorted(alone, key=lambda one: float(np.nanmean(scores[one]))):
-            best[str(one.at(path))] = scores[one]
+        for single in sorted(alone, key=lambda arch: float(np.nanmean(scores[arch]))):
+            best[str(single.at(path))] = scores[single]
         traits = _traits_of(inside, {n: best[n] for n in inside.agents if n in best}, diversity)
-        found.append((path, Kernels.of(traits)))
-    return ProgramKernels(found[0][1].traits, found[0][1].seats, tuple(found))
+        kernels.append((path, Kernels.of(traits)))
+    return ProgramKernels(kernels[0][1].traits, kernels[0][1].seats, tuple(kernels))
 
 
 def _traits_of(
     space: SearchSpace,
-    known: Mapping[str, FeatureMatrix],
+    rows: Mapping[str, FeatureMatrix],
     diversity: Callable[[str, str], float] | None,
 ) -> Traits:
     """Return the criteria, from the scores of single agents; what is not known is their mean."""
-    means = {name: float(np.nanmean(row)) for name, row in known.items()}
+    means = {name: float(np.nanmean(row)) for name, row in rows.items()}
     usual = fmean(means.values()) if means else 0.5
     every = {name: means.get(name, usual) for name in space.agents}
-    return Traits(every, diversity or _pair_of(known), space.prompts, told_apart(space))
+    return Traits(every, diversity or _pair_of(rows), space.prompts, combine_features(space))
 
 
 @dataclass(frozen=True)
@@ -405,7 +404,7 @@ def _pair_of(rows: Mapping[str, FeatureMatrix]) -> _RowDifferences:
 
 def _within_constraints(values: FeatureMatrix, trials: Sequence[FrozenTrial]) -> FeatureMatrix:
     """Return values in [0, 1], the worst where a constraint is broken; ranked if all break one."""
-    broken = np.array([sum(max(0, one) for one in t.constraints.values()) for t in trials])
+    broken = np.array([sum(max(0, excess) for excess in t.constraints.values()) for t in trials])
     if not broken.any():
         return values
     kept = 1 - broken / broken.max()
@@ -414,7 +413,7 @@ def _within_constraints(values: FeatureMatrix, trials: Sequence[FrozenTrial]) ->
     return np.asarray(kept, np.float64)
 
 
-def _row_scores(seen: _Seen, trial: FrozenTrial) -> FeatureMatrix:
+def _row_scores(seen: _TrialHistory, trial: FrozenTrial) -> FeatureMatrix:
     if trial.number not in seen.rows:
         given, rows = trial.user_attrs[ROW_SCORES], np.empty(())
         with suppress(TypeError, ValueError):
@@ -428,10 +427,10 @@ def _row_scores(seen: _Seen, trial: FrozenTrial) -> FeatureMatrix:
 
 def _are_losses(study: optuna.Study, trials: Sequence[FrozenTrial], rows: FeatureMatrix) -> bool:
     """True if the means of the rows are the values that the study minimises."""
-    told = [(r, t.values[0]) for r, t in zip(rows, trials, strict=True) if t.values is not None]
-    if not told or study.directions != [StudyDirection.MINIMIZE]:
+    pairs = [(r, t.values[0]) for r, t in zip(rows, trials, strict=True) if t.values is not None]
+    if not pairs or study.directions != [StudyDirection.MINIMIZE]:
         return False
-    return all(np.isclose(np.nanmean(row), value) for row, value in told)
+    return all(np.isclose(np.nanmean(row), value) for row, value in pairs)
 
 
 def _begins_with(other: FrozenTrial, trial: FrozenTrial) -> bool:
@@ -446,5 +445,5 @@ def _is_told(trial: FrozenTrial) -> bool:
     return trial.values is not None or ROW_SCORES in trial.user_attrs
 
 
-def _same(one: Architecture) -> Architecture:
-    return one
+def _unchanged(architecture: Architecture) -> Architecture:
+    return architecture

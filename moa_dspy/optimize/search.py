@@ -52,9 +52,9 @@ from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.several import (
     ProgramEvaluator,
     ProgramStudent,
+    plural_facts,
+    plural_verdicts,
     searchable,
-    worded_early,
-    worded_verdicts,
 )
 from moa_dspy.optimize.shares import check_budget, check_options, probe, probe_judge
 from moa_dspy.optimize.singles import (
@@ -297,7 +297,7 @@ def run_search(
         singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
     facts = None if judging is None else judging.facts()
     early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
-    early = worded_early(early) if (is_program := isinstance(program, ProgramStudent)) else early
+    early = plural_facts(early) if (is_program := isinstance(program, ProgramStudent)) else early
     progress.show("early facts", early=early)
     options = replace(options, space=singles.searched(options.space))
     n_test = len(splits.test)
@@ -378,12 +378,12 @@ def _compared(
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = loop.baselines(choice.picked, best, random)
-    named = {one.architecture for one in rows if one.architecture is not None}
-    wanted = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
-    progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, wanted))
+    named = {row.architecture for row in rows if row.architecture is not None}
+    work = [(named | set(map(Architecture.single, ranking)), splits.test), (named, splits.val)]
+    progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, work))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     tested = list(dict.fromkeys([*filter(None, fronts[1:]), *fronts[0]]))
-    return worded_verdicts(compare_on_test(options, *asks, tested, on_val), choice.picked)
+    return plural_verdicts(compare_on_test(options, *asks, tested, on_val), choice.picked)
 
 
 def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:
@@ -413,10 +413,10 @@ def _evaluator(
     metric, cache = options.metric, NodeCache() if node_cache is None else node_cache
     assert metric is not None  # see `_with_judge`
     kind = ProgramEvaluator if isinstance(program, ProgramStudent) else Evaluator
-    found = kind(program, metric, options.num_threads, workers, cache, registry, judging)
+    evaluator = kind(program, metric, options.num_threads, workers, cache, registry, judging)
     if isinstance(metric, PreferenceMetric):
-        metric.agents = found
-    return found
+        metric.agents = evaluator
+    return evaluator
 
 
 def _single_agents(

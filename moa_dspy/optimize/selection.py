@@ -109,7 +109,7 @@ class Evidence:
         return replace(
             self,
             singles={name: scores[rows] for name, scores in self.singles.items()},
-            measured=tuple(replace(one, scores=one.scores[rows]) for one in self.measured),
+            measured=tuple(replace(entry, scores=entry.scores[rows]) for entry in self.measured),
             ballots=None if self.ballots is None else self.ballots.take(rows),
             smoothed=None,
             ways=None,
@@ -267,10 +267,10 @@ class _Votes:
 
     def __init__(self, evidence: Evidence) -> None:
         self.ways, self._smoothed = evidence.ways, evidence.smoothed
-        made = () if self.ways is None else self.ways.votes
+        votes = () if self.ways is None else self.ways.votes
         ranking = evidence.ranking if self.ways is None else self.ways.ranking
-        self.architectures = [architecture_of(_plain(vote), ranking) for vote in made]
-        self.places = {key_of(one): i for i, one in enumerate(self.architectures)}
+        self.architectures = [architecture_of(_plain(vote), ranking) for vote in votes]
+        self.places = {key_of(architecture): i for i, architecture in enumerate(self.architectures)}
         layers = () if self._smoothed is None else self._smoothed.layers
         self.layers = {tuple(sorted(layer)): layer for layer in layers}
 
@@ -292,16 +292,16 @@ class _Votes:
 
         Two votes are compared in the same way: both cross-fitted, or both on all rows.
         """
-        found: dict[Key, VoteGain] = {}
+        by_key: dict[Key, VoteGain] = {}
         if isinstance(incumbent, tuple) and incumbent in self.layers:
             assert self._smoothed is not None  # it has the layers
             gained = zip(self.layers, *self._smoothed.gains(self.layers[incumbent]), strict=True)
-            found = {key: (float(gain), float(error), CAUTION) for key, gain, error in gained}
+            by_key = {key: (float(gain), float(error), CAUTION) for key, gain, error in gained}
         if self.ways is not None and incumbent in self.places:
             gains, errors = self.ways.gains(self.places[incumbent])
             for key, i in self.places.items():
-                found[key] = float(gains[i]), float(errors[i]), 0.0
-        return found
+                by_key[key] = float(gains[i]), float(errors[i]), 0.0
+        return by_key
 
 
 def _plain(vote: VoteWeights) -> VoteWeights | tuple[str, ...]:
@@ -334,8 +334,8 @@ def choose(
     """
     evidence = evidence.counted(pseudo)
     votes = _Votes(evidence)
-    known = {key_of(m.architecture): m for m in evidence.measured if m.is_whole and m.is_admitted}
-    allowed = set(known) | (votes.several if may_be_unmeasured else set())
+    entries = {key_of(m.architecture): m for m in evidence.measured if m.is_whole and m.is_admitted}
+    allowed = set(entries) | (votes.several if may_be_unmeasured else set())
     if not allowed:
         raise StudyError(
             "No architecture stays within the limits; even the single agents exceed them."
@@ -343,19 +343,19 @@ def choose(
     key = votes.best_equal(allowed) or _best_single(evidence, allowed)
     gains = gains_over(evidence, key, pseudo=pseudo)
     free = sorted(
-        (one for one in gains if one in allowed and one not in known and one != key),
-        key=lambda one: gains[one][2] * gains[one][1] - gains[one][0],
+        (vote for vote in gains if vote in allowed and vote not in entries and vote != key),
+        key=lambda vote: gains[vote][2] * gains[vote][1] - gains[vote][0],
     )
-    new = (one for one in (key, *free[:N_UNMEASURED]) if one not in known)
-    known |= {one: _unmeasured(evidence, one, votes) for one in new}
-    others = [one for one in known if one not in gains]
+    new = (vote for vote in (key, *free[:N_UNMEASURED]) if vote not in entries)
+    entries |= {vote: _unmeasured(evidence, vote, votes) for vote in new}
+    others = [other for other in entries if other not in gains]
     caution = SINGLE_CAUTION if _is_single(key) else CAUTION
-    shrunk = _shrunk(evidence, known[key], known) if others or not gains else {}
-    found = {one: (*pair, caution) for one, pair in shrunk.items()}
-    found |= {one: gains[one] for one in gains if one in known}
-    options = [_option(known[one], known[key], *gain) for one, gain in found.items()]
+    shrunk = _shrunk(evidence, entries[key], entries) if others or not gains else {}
+    gained = {other: (*pair, caution) for other, pair in shrunk.items()}
+    gained |= {vote: gains[vote] for vote in gains if vote in entries}
+    options = [_option(entries[name], entries[key], *gain) for name, gain in gained.items()]
     options.sort(key=_first)
-    incumbent = known[key].architecture
+    incumbent = entries[key].architecture
     return Choice(options[0].architecture, incumbent, tuple(options), evidence.ranking)
 
 
@@ -392,15 +392,15 @@ def _unmeasured(evidence: Evidence, key: Key, votes: _Votes) -> CandidateScores:
     if isinstance(key, tuple):
         scores = evidence.ballots.vote(key, ranking=ranking)
         return CandidateScores(architecture_of(key, ranking), scores, calls=len(key), usd=0.0)
-    one = votes.architectures[votes.places[key]]
-    scores = Choice(one, one, (), ranking).scores(evidence)
-    return CandidateScores(one, scores, calls=one.calls, usd=0.0)
+    architecture = votes.architectures[votes.places[key]]
+    scores = Choice(architecture, architecture, (), ranking).scores(evidence)
+    return CandidateScores(architecture, scores, calls=architecture.calls, usd=0.0)
 
 
 def _shrunk(
-    evidence: Evidence, incumbent: CandidateScores, known: Mapping[Key, CandidateScores]
+    evidence: Evidence, incumbent: CandidateScores, entries: Mapping[Key, CandidateScores]
 ) -> dict[Key, tuple[float, float]]:
-    measured = [m for m in evidence.measured if known.get(key_of(m.architecture)) is m]
+    measured = [m for m in evidence.measured if entries.get(key_of(m.architecture)) is m]
     if incumbent not in measured:
         measured.append(incumbent)
     gains, errors = evidence.shrink(evidence, incumbent, measured)
@@ -409,16 +409,16 @@ def _shrunk(
 
 
 def _option(
-    one: CandidateScores, incumbent: CandidateScores, gain: float, error: float, caution: float
+    entry: CandidateScores, incumbent: CandidateScores, gain: float, error: float, caution: float
 ) -> Option:
-    gain += one.bonus - incumbent.bonus
-    return Option(one.architecture, gain, error, one.calls, one.usd, caution)
+    gain += entry.bonus - incumbent.bonus
+    return Option(entry.architecture, gain, error, entry.calls, entry.usd, caution)
 
 
 def _first(option: Option) -> tuple[float, float, float, int, str]:
-    one = option.architecture
+    architecture = option.architecture
     # By the measured calls a vote of two that stops early may cost no more than a single agent.
-    return (-option.cautious_gain, option.calls, option.usd, one.calls, str(one))
+    return (-option.cautious_gain, option.calls, option.usd, architecture.calls, str(architecture))
 
 
 @dataclass(frozen=True, slots=True)

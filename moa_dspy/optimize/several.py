@@ -18,7 +18,7 @@ import dspy
 from moa_dspy.aggregators import NORMALISERS, Vote, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
-from moa_dspy.files import MODULE_AND_NAME, made
+from moa_dspy.files import MODULE_AND_NAME, imported_instance
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, EarlyFacts
 from moa_dspy.optimize.evaluate import (
@@ -29,10 +29,10 @@ from moa_dspy.optimize.evaluate import (
 from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.nodes import MeasuredProgram, MixtureStandIn, place_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.played_answers import MixtureAnswers
 from moa_dspy.optimize.result import ComparedSystems, TrialRecord
 from moa_dspy.optimize.selection import Evidence, Limits
-from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace, worded_for
+from moa_dspy.optimize.simulated_answers import MixtureAnswers
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace, plural_text
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response
 from moa_dspy.references import count_tokens
@@ -53,8 +53,8 @@ class ProgramMixtures:
     @property
     def pool(self) -> Pool:
         """The agents."""
-        found: Pool = next(iter(self.by_path.values())).pool
-        return found
+        pool: Pool = next(iter(self.by_path.values())).pool
+        return pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,10 @@ class ProgramStudent(Student):
     @classmethod
     def of_several(cls, program: Any) -> ProgramStudent:
         """Find the mixtures of ``program``, in its order."""
-        found = {path.removeprefix("self."): one for path, one in mixtures_of(program).items()}
-        return cls(program, next(iter(found.values())), None, found)
+        mixtures = {
+            path.removeprefix("self."): mixture for path, mixture in mixtures_of(program).items()
+        }
+        return cls(program, next(iter(mixtures.values())), None, mixtures)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -90,22 +92,22 @@ class ProgramStudent(Student):
 
     def with_architecture(self, architecture: Architecture) -> Any:
         """Return a copy of the program that has the architectures; its seats' prompts are new."""
-        made: Any = self._mixtures(architecture)
-        return self.with_module(made)
+        mixtures: Any = self._mixtures(architecture)
+        return self.with_module(mixtures)
 
-    def replaced_by(self, made: Any) -> dict[int, Any]:
+    def replaced_by(self, module: Any) -> dict[int, Any]:
         """Return what stands in a copy for each mixture: another one, or what asks for it."""
-        inside: ProgramMixtures = made.mixture if isinstance(made, MixtureStandIn) else made
-        is_asked = isinstance(made, MixtureStandIn)
+        inside: ProgramMixtures = module.mixture if isinstance(module, MixtureStandIn) else module
+        is_asked = isinstance(module, MixtureStandIn)
         return {
-            id(self.mixtures[path]): _PartStandIn(one, path, made) if is_asked else one
-            for path, one in inside.by_path.items()
+            id(self.mixtures[path]): _PartStandIn(mixture, path, module) if is_asked else mixture
+            for path, mixture in inside.by_path.items()
         }
 
     def _mixtures(self, architecture: Architecture) -> ProgramMixtures:
-        one = self.lifted(architecture)
-        made = {path: m.with_architecture(one.at(path)) for path, m in self.mixtures.items()}
-        return ProgramMixtures(one, made)
+        lifted = self.lifted(architecture)
+        mixtures = {path: m.with_architecture(lifted.at(path)) for path, m in self.mixtures.items()}
+        return ProgramMixtures(lifted, mixtures)
 
 
 class _PartStandIn(MixtureStandIn):
@@ -198,15 +200,15 @@ def searchable(student: Any, options: SearchOptions) -> tuple[Any, SearchOptions
     ones, and all but the one in a predictor's place, stay as they are.
     """
     pool = options.pool
-    if any(one.pool is not pool for one in mixtures_of(student, with_frozen=True).values()):
+    if any(mixture.pool is not pool for mixture in mixtures_of(student, with_frozen=True).values()):
         # Its calls would go to another store, and be counted in no budget.
         raise StudyError("`student` must be made with the search's own pool.")
     if options.predictor is not None:
         return Student.in_place_of(student, options.predictor, pool=pool), options
-    found, signature = mixtures_of(student), getattr(student, "signature", None)
-    if not found and signature is not None:
+    mixtures, signature = mixtures_of(student), getattr(student, "signature", None)
+    if not mixtures and signature is not None:
         return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
-    program = ProgramStudent.of_several(student) if len(found) > 1 else Student.of(student)
+    program = ProgramStudent.of_several(student) if len(mixtures) > 1 else Student.of(student)
     if isinstance(program, ProgramStudent):
         return program, _with_program_space(options, program)
     return student, options
@@ -218,15 +220,15 @@ def _with_program_space(options: SearchOptions, student: ProgramStudent) -> Sear
     Raises:
         StudyError: If prompts are to be tuned, a judge decides, or a space is of other mixtures.
     """
-    for name, given in (("prompts", options.prompts), ("judge", options.judge)):
-        if given is not None:
+    for name, setting in (("prompts", options.prompts), ("judge", options.judge)):
+        if setting is not None:
             raise StudyError(
                 f"`{name}` can only be used with a student that holds one mixture, but this one "
                 f"holds {len(student.paths)}, at {', '.join(student.paths)}: leave it out."
             )
     space = options.space
     if not isinstance(space, ProgramSpace):
-        found = ProgramSpace.of(dict.fromkeys(student.paths, space))
+        program_space = ProgramSpace.of(dict.fromkeys(student.paths, space))
     elif sorted(space.paths) != sorted(student.paths):
         raise StudyError(
             f"`space` is of the mixtures {', '.join(space.paths)}, but `student` holds "
@@ -240,10 +242,10 @@ def _with_program_space(options: SearchOptions, student: ProgramStudent) -> Sear
         )
     else:
         spaces = dict(space.mixtures)
-        found = ProgramSpace.of({path: spaces[path] for path in student.paths})
+        program_space = ProgramSpace.of({path: spaces[path] for path in student.paths})
     # A path that cannot be written is found now.
-    next(found.singles(), None)
-    return replace(options, space=found)
+    next(program_space.singles(), None)
+    return replace(options, space=program_space)
 
 
 PROGRAM_KEYS: Final = ("program", "predictor")
@@ -261,9 +263,9 @@ def check_program(task: Any, *, is_table: bool) -> None:
         StudyError: If one of the two is missing, or another key does not go with them.
     """
     if (task.program is None) != (task.predictor is None):
-        given, other = PROGRAM_KEYS if task.predictor is None else PROGRAM_KEYS[::-1]
+        key, other = PROGRAM_KEYS if task.predictor is None else PROGRAM_KEYS[::-1]
         raise StudyError(
-            f"`task.{given}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
+            f"`task.{key}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
             'the path of the predictor in it that is searched, such as "answer".'
         )
     if task.program is None:
@@ -295,7 +297,7 @@ def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) 
     Raises:
         StudyError: If it cannot be made or copied, or has no such predictor.
     """
-    program = made("task.program", name, (), has="named_predictors", beside=beside)
+    program = imported_instance("task.program", name, (), has="named_predictors", beside=beside)
     if not isinstance(program, dspy.Module):
         raise StudyError(
             f"`task.program`: {name!r} must be a dspy.Module, or a class or function that makes "
@@ -316,35 +318,39 @@ def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) 
         raise StudyError(f"`task.program`: {name!r} cannot be copied: {error}.") from error
 
 
-def program_evidence(found: Evidence) -> Evidence:
+def program_evidence(evidence: Evidence) -> Evidence:
     """Return the evidence of programs, where no vote can be counted before it is measured.
 
     What an agent alone is to one mixture, a program of single agents is here: the pick is held
     against the best of them.
     """
-    alone = [one for one in found.measured if not one.architecture.layers and one.is_whole]
-    singles = {str(one.architecture): one.scores for one in alone}
-    return replace(found, singles=singles, ballots=None, smoothed=None, ways=None)
+    alone = [
+        candidate
+        for candidate in evidence.measured
+        if not candidate.architecture.layers and candidate.is_whole
+    ]
+    singles = {str(candidate.architecture): candidate.scores for candidate in alone}
+    return replace(evidence, singles=singles, ballots=None, smoothed=None, ways=None)
 
 
-def worded_early(facts: EarlyFacts) -> EarlyFacts:
+def plural_facts(facts: EarlyFacts) -> EarlyFacts:
     """Return the facts on single agents, each of which was measured in all mixtures at once."""
     where = "in every mixture"
     second = None if facts.runner_up is None else f"{facts.runner_up} {where}"
     return replace(facts, leader=f"{facts.leader} {where}", runner_up=second)
 
 
-def worded_verdicts(found: ComparedSystems, picked: Architecture) -> ComparedSystems:
+def plural_verdicts(compared: ComparedSystems, picked: Architecture) -> ComparedSystems:
     """Return what was compared with the verdict in words for the mixtures of a program."""
     if not isinstance(picked, ProgramArchitecture):
-        return found
+        return compared
     note = "the best agent of each question, in every mixture"
     val, test = (
         {n: replace(o, note=note) if n == "oracle" and o.score is not None else o for n, o in rows}
-        for rows in (found.val.items(), found.test.items())
+        for rows in (compared.val.items(), compared.test.items())
     )
-    text = worded_for(picked, found.verdict.text)
-    return replace(found, val=val, test=test, verdict=replace(found.verdict, text=text))
+    text = plural_text(picked, compared.verdict.text)
+    return replace(compared, val=val, test=test, verdict=replace(compared.verdict, text=text))
 
 
 def best_program(
@@ -354,7 +360,9 @@ def best_program(
 
     With all agents measured in each mixture it has the best single agent of every one, on val.
     """
-    alone = [one for one, record in records.items() if not record.is_stopped_early]
+    alone = [program for program, record in records.items() if not record.is_stopped_early]
     programs = [o for o in alone if isinstance(o, ProgramArchitecture) and not o.layers]
-    allowed = [one for one in programs if limits.admit(records[one])]
-    return min(allowed or programs, key=lambda one: (-round(records[one].score, 12), one.calls))
+    allowed = [program for program in programs if limits.admit(records[program])]
+    return min(
+        allowed or programs, key=lambda program: (-round(records[program].score, 12), program.calls)
+    )

@@ -133,13 +133,13 @@ def probe_judge(
     """
     failures = []
     for row in rows[:N_PROBED]:
-        for one, other in islice(combinations(options.space.agents, 2), N_PROBED):
+        for agent, other in islice(combinations(options.space.agents, 2), N_PROBED):
             before = judging.spent
-            found = evaluator.compare(Architecture.single(one), Architecture.single(other), [row])[
-                0
-            ]
-            if found.excluded == "failed":
-                failures.append(found.reason)
+            judgement = evaluator.compare(
+                Architecture.single(agent), Architecture.single(other), [row]
+            )[0]
+            if judgement.excluded == "failed":
+                failures.append(judgement.reason)
                 break
             if judging.spent.calls > before.calls:
                 return judging.spent + before * -1
@@ -209,14 +209,14 @@ def test_share(
         possible_calls: Calls per row of each architecture that may become the pick.
         judged: Cost of one comparison by the judge; None without one.
     """
-    found = [outcome for several in outcomes.values() for outcome in several]
-    n_asked = sum(outcome.calls for outcome in found)
+    measured = [outcome for several in outcomes.values() for outcome in several]
+    n_asked = sum(outcome.calls for outcome in measured)
     needed = n_test * max(1.5 * len(outcomes), 1 + max(possible_calls, default=0))
     per_call = {
         "calls": 1.0,
-        "tokens": sum(outcome.tokens for outcome in found) / max(n_asked, 1),
-        "usd": sum(outcome.usd for outcome in found) / max(n_asked, 1),
-        "seconds": sum(outcome.seconds for outcome in found) / max(n_asked, 1) / num_threads,
+        "tokens": sum(outcome.tokens for outcome in measured) / max(n_asked, 1),
+        "usd": sum(outcome.usd for outcome in measured) / max(n_asked, 1),
+        "seconds": sum(outcome.seconds for outcome in measured) / max(n_asked, 1) / num_threads,
     }
     # Each agent, the pick, three baselines, and the pick against the best single agent.
     judging = (judged or Cost()) * (n_test * (len(outcomes) + 5))
@@ -282,11 +282,11 @@ def _check_baselines(options: SearchOptions) -> None:
     for best in space.agents:
         ranking = sorted(space.agents, key=lambda name: name != best)
         baselines = baseline_architectures(ranking, options.pool, space)
-        for one in in_every_mixture(baselines, space):
-            if space.params(one) is None:
+        for arch in in_every_mixture(baselines, space):
+            if space.params(arch) is None:
                 raise StudyError(
                     "`sampler`: BruteForceSampler cannot be used in this search, as it cannot "
-                    f"record the baseline {one}, which is not in the space. Without a `sampler`, "
+                    f"record the baseline {arch}, which is not in the space. Without a `sampler`, "
                     "a small space is measured completely as well."
                 )
 
@@ -298,7 +298,7 @@ def _check_prices(options: SearchOptions, budget: Budget) -> None:
     counted = {
         "budget.usd": budget.usd is not None,
         "limits.usd": options.limits.usd is not None,
-        "objectives": any(isinstance(one, UsdObjective) for one in options.objectives),
+        "objectives": any(isinstance(objective, UsdObjective) for objective in options.objectives),
     }
     wanting = [name for name, is_counted in counted.items() if is_counted]
     if unpriced and wanting:

@@ -37,10 +37,10 @@ from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import Outcome, means, own_seconds, scores
 from moa_dspy.optimize.objectives import mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
-from moa_dspy.optimize.played_answers import MixtureAnswers
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
+from moa_dspy.optimize.simulated_answers import MixtureAnswers
 from moa_dspy.optimize.space.programs import (
     ProgramArchitecture,
     baseline_architectures,
@@ -80,10 +80,10 @@ def choose_reference(
     drawn = random.Random(f"round-robin-{options.seed}").sample(list(rows), n)
     points: dict[str, list[float]] = {name: [] for name in agents}
     try:
-        for one, other in combinations(agents, 2):
-            given = evaluator.compare(Architecture.single(one), Architecture.single(other), drawn)
-            values = [g.preference for g in given if g.preference is not None]
-            points[one] += values
+        for agent, other in combinations(agents, 2):
+            cases = evaluator.compare(Architecture.single(agent), Architecture.single(other), drawn)
+            values = [g.preference for g in cases if g.preference is not None]
+            points[agent] += values
             points[other] += [1 - value for value in values]
     except BudgetReachedError as error:
         raise StudyError(
@@ -123,32 +123,32 @@ def measure_single_agents(
         StudyError: If the budget ends before all answered a row, or no score differs.
     """
     names, size = options.space.agents, -(-len(rows) // n_blocks)
-    started, made = time.monotonic(), progress.ledger.spending.made
-    singles, known, stopped_by = [*map(Architecture.single, names)], list(rows), None
+    started, n_made = time.monotonic(), progress.ledger.spending.made
+    singles, usable, stopped_by = [*map(Architecture.single, names)], list(rows), None
     evaluator.announce(singles, rows)
     work = StageWork.of_unknown(evaluator.knows, [(singles, rows)])
     try:
         for start in range(0, len(rows), size):
             for name in names:
                 progress.show("single agents", current=name, work=work)
-                found = evaluator.measure(Architecture.single(name), rows[: start + size])
-                progress.lead(_leader(name, found))
+                block = evaluator.measure(Architecture.single(name), rows[: start + size])
+                progress.lead(_leader(name, block))
     except BudgetReachedError as error:
         stopped_by = str(error)
-        known = [row for row in rows if all(evaluator.knows(one, [row]) for one in singles)]
-        if not known:
+        usable = [row for row in rows if all(evaluator.knows(agent, [row]) for agent in singles)]
+        if not usable:
             raise StudyError(
                 f"{error} It is too small to measure the single agents; allow more, or fewer rows."
             ) from error
-    measured = {name: evaluator.measure(Architecture.single(name), known) for name in names}
-    took = time.monotonic() - started, progress.ledger.spending.made - made
+    measured = {name: evaluator.measure(Architecture.single(name), usable) for name in names}
+    took = time.monotonic() - started, progress.ledger.spending.made - n_made
     if (judging := evaluator.judging) is not None and judging.picks:
         judging.check_decides(measured)
     elif stopped_by is None:
         check_decidable(
-            {name: scores(found) for name, found in measured.items()},
-            gold=_expected(known[0]),
-            replies={name: list(map(_reply, found)) for name, found in measured.items()},
+            {name: scores(outcomes) for name, outcomes in measured.items()},
+            gold=_expected(usable[0]),
+            replies={name: list(map(_reply, outcomes)) for name, outcomes in measured.items()},
         )
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
     return SingleAgents(
@@ -159,7 +159,7 @@ def measure_single_agents(
         registry=evaluator.registry,
         stopped_by=stopped_by,
         own_seconds=own_seconds(measured, options.pool, options.num_threads, *took),
-        **_known_of(evaluator, names, tuple(known[place] for place in places)),
+        **_known_of(evaluator, names, tuple(usable[place] for place in places)),
     )
 
 
@@ -225,8 +225,8 @@ class SingleAgents:
     @cached_property
     def scores(self) -> dict[str, ScoreMatrix]:
         """Score per row of each agent."""
-        found = {name: scores(outcomes) for name, outcomes in self.outcomes.items()}
-        return {name: np.array(values, np.float64) for name, values in found.items()}
+        by_agent = {name: scores(outcomes) for name, outcomes in self.outcomes.items()}
+        return {name: np.array(values, np.float64) for name, values in by_agent.items()}
 
     @cached_property
     def means(self) -> dict[str, float]:
@@ -255,7 +255,7 @@ class SingleAgents:
 
     def searched(self, space: SearchSpace) -> SearchSpace:
         """Return the space with the ranking of its agents, and without votes on free text."""
-        others = tuple(one for one in space.combines if one != "vote")
+        others = tuple(combine for combine in space.combines if combine != "vote")
         combines = others if others and self.facts.are_answers_unlike else space.combines
         return replace(space, ranking=self.ranking, combines=combines)
 
@@ -272,8 +272,8 @@ class SingleAgents:
         """Expected cost of a question to an architecture, from what its agents cost alone."""
         singles = self.outcomes.items()
         return Forecast(
-            usd={name: fmean(o.usd for o in found) for name, found in singles},
-            seconds={name: fmean(o.seconds for o in found) for name, found in singles},
+            usd={name: fmean(o.usd for o in group) for name, group in singles},
+            seconds={name: fmean(o.seconds for o in group) for name, group in singles},
         )
 
     def estimate(
@@ -281,14 +281,14 @@ class SingleAgents:
     ) -> StudyEstimate:
         """Return the cost of the whole search; the arguments are those of ``early_facts``."""
         started = time.monotonic()
-        found = estimated(self._plan(options, splits, judged), budget)
+        estimate = estimated(self._plan(options, splits, judged), budget)
         # The search's proposals take about as long: a fifth as many, from ten times the draws.
-        return found.with_own_work(2 * (time.monotonic() - started) * bool(self.own_seconds))
+        return estimate.with_own_work(2 * (time.monotonic() - started) * bool(self.own_seconds))
 
     def _plan(self, options: SearchOptions, splits: Splits, judged: Cost | None) -> StudyPlan:
-        replies = {name: [o.answer for o in found] for name, found in self.outcomes.items()}
-        ballots = {name: [o.ballot for o in found] for name, found in self.outcomes.items()}
-        is_counted = all(o.ballot or o.failure for found in self.outcomes.values() for o in found)
+        replies = {name: [o.answer for o in group] for name, group in self.outcomes.items()}
+        ballots = {name: [o.ballot for o in group] for name, group in self.outcomes.items()}
+        is_counted = all(o.ballot or o.failure for group in self.outcomes.values() for o in group)
         return plan_of(
             options,
             self.searched(options.space),
@@ -308,9 +308,9 @@ class SingleAgents:
         )
 
     def _agent_costs(self, name: str, pool: Pool) -> AgentCosts:
-        found, price, agent = self.outcomes[name], pool.price(name), pool[name]
-        rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in found]
-        replies, texts = [o.reply_tokens for o in found], [_text_tokens(o) for o in found]
+        outcomes, price, agent = self.outcomes[name], pool.price(name), pool[name]
+        rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in outcomes]
+        replies, texts = [o.reply_tokens for o in outcomes], [_text_tokens(o) for o in outcomes]
         per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
         return AgentCosts(
             Cost(*map(fmean, zip(*rows, strict=True))),
@@ -349,7 +349,7 @@ class SingleAgents:
 
         It is 0 for two seats of one agent, whose samples have not been compared yet.
         """
-        texts = {n: [(o.layer or ("",))[0] for o in found] for n, found in self.outcomes.items()}
+        texts = {n: [(o.layer or ("",))[0] for o in group] for n, group in self.outcomes.items()}
         pairs = mean_distances(metric, texts)
         return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]
 
@@ -396,12 +396,12 @@ class SingleAgents:
         """
         if isinstance(architecture, ProgramArchitecture):
             return self.space.seated(
-                architecture.each(lambda one: canonical_evidence(one, self.ranking))
+                architecture.each(lambda part: canonical_evidence(part, self.ranking))
             )
         # A stop rule fixes which members are asked first, so their order must stay.
         is_own = (architecture.agree, architecture.lead) != (None, None)
-        found = architecture if is_own else canonical_evidence(architecture, self.ranking)
-        named = found if self.registry is None else self.registry.canonical(found)
+        form = architecture if is_own else canonical_evidence(architecture, self.ranking)
+        named = form if self.registry is None else self.registry.canonical(form)
         return self.space.seated(named)
 
 
@@ -413,8 +413,8 @@ def plan_of(
     *,
     ranking: Sequence[str],
     may_vote: bool,
-    canonical: Callable[[Architecture], Architecture] = lambda one: one,
-    **known: Any,
+    canonical: Callable[[Architecture], Architecture] = lambda architecture: architecture,
+    **details: Any,
 ) -> StudyPlan:
     """Return the plan of a search over ``space``.
 
@@ -426,17 +426,17 @@ def plan_of(
         ranking: Agents, best first; in the pool's order where nothing is measured yet.
         may_vote: Whether votes of the single agents' answers are tried without calls.
         canonical: See ``StudyPlan``.
-        **known: Further fields of it.
+        **details: Further fields of it.
     """
     prompts, named = options.prompts, names_of(options.objectives)
-    given = [*baseline_architectures(ranking, options.pool, space), *space.listed]
+    baselines = [*baseline_architectures(ranking, options.pool, space), *space.listed]
     return StudyPlan(
         space=space,
         agents=agents,
         n_trials=options.n_trials,
         n_test=len(splits.test),
         num_threads=options.num_threads,
-        given=list(map(canonical, in_every_mixture(given, space))),
+        given=list(map(canonical, in_every_mixture(baselines, space))),
         tested=in_every_mixture(filter(None, fixed_baselines(ranking, options.pool, space)), space),
         n_free=N_VOTES if may_vote else 0,
         canonical=canonical,
@@ -445,5 +445,5 @@ def plan_of(
         is_acquired=options.sampler is None,
         beyond_val=tokens_beyond_val({n: getattr(splits, n) for n in ("train", "val", "test")}),
         seed=options.seed,
-        **known,
+        **details,
     )

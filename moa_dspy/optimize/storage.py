@@ -64,14 +64,16 @@ def make_study(
     # Optuna tells of every new study; what it tells elsewhere is the user's choice.
     optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     try:
-        made = optuna.create_study(directions=directions, storage=kept, study_name=name)
+        created = optuna.create_study(directions=directions, storage=kept, study_name=name)
     finally:
         optuna.logging.set_verbosity(verbosity)
-    study = SearchStudy(made.study_name, kept, sampler=sampler or _tpe(seed))
+    study = SearchStudy(created.study_name, kept, sampler=sampler or _tpe(seed))
     names = {kind: name for name, kind in OBJECTIVES.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([names.get(type(one), type(one).__name__) for one in objectives])
+        study.set_metric_names(
+            [names.get(type(objective), type(objective).__name__) for objective in objectives]
+        )
     return study
 
 
@@ -211,10 +213,10 @@ class LiveStorage(optuna.storages.InMemoryStorage):
             tables[_TRIALS],
         )
         with self._copy.engine.begin() as connection:
-            added = [self._insert(connection, one, trials) for one in more]
+            added = [self._insert(connection, other, trials) for other in more]
             copied = [*self._ids, *added][trial.number]
-            for name, found in rows.items():
-                _replace(connection, tables[name], copied, found, written.get(name, {}))
+            for name, values in rows.items():
+                _replace(connection, tables[name], copied, values, written.get(name, {}))
             is_same = trials.c.trial_id == copied
             connection.execute(sa.update(trials).where(is_same).values(_state_of(trial)))
         self._ids.extend(added)
@@ -231,7 +233,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     def _write_by_methods(self, trial: FrozenTrial, more: Sequence[FrozenTrial]) -> None:
         """Write a trial by Optuna's own methods."""
         copy = self._copy
-        self._ids += [copy.create_new_trial(self._copied_study, one) for one in more]
+        self._ids += [copy.create_new_trial(self._copied_study, other) for other in more]
         key = self._ids[trial.number]
         kept, kinds = copy.get_trial(key), trial.distributions
         for name in trial.params.keys() - kept.params.keys():
@@ -260,8 +262,8 @@ class LiveStorage(optuna.storages.InMemoryStorage):
             cause = error.__cause__ or error
             # Of a server not what the error says, nor from it: both may show the password.
             is_file = self._url.get_backend_name() == "sqlite"
-            why = reason_of(getattr(cause, "orig", cause)) if is_file else type(cause).__name__
-            raise StoreError(f"{shown_url(self._url)} cannot be used: {why}") from None
+            reason = reason_of(getattr(cause, "orig", cause)) if is_file else type(cause).__name__
+            raise StoreError(f"{shown_url(self._url)} cannot be used: {reason}") from None
 
 
 @contextmanager
@@ -275,14 +277,14 @@ def opened_storage(storage: Any) -> Iterator[optuna.storages.BaseStorage | None]
             yield live
     else:
         try:
-            made = optuna.storages.get_storage(storage)
+            opened = optuna.storages.get_storage(storage)
         except Exception as error:
             # Neither the text nor the error is shown: they may quote a password.
             raise StoreError(
                 "`storage` must be a URL such as sqlite:///FILE or postgresql://HOST/NAME, or "
                 f"another that Optuna opens; it raises {type(error).__name__} at this one."
             ) from None
-        yield made
+        yield opened
 
 
 def _tables_of(storage: Any) -> dict[str, sa.Table] | None:
@@ -293,16 +295,16 @@ def _tables_of(storage: Any) -> dict[str, sa.Table] | None:
     """
     if storage.get_current_version() != _KNOWN_SCHEMA:
         return None
-    known = {_TRIALS: _TRIAL_COLUMNS} | {name: ("trial_id", *c) for name, c in _TABLES.items()}
-    names, found = (*known, _HEARTBEATS), sa.MetaData()
-    found.reflect(storage.engine, only=names)
+    expected = {_TRIALS: _TRIAL_COLUMNS} | {name: ("trial_id", *c) for name, c in _TABLES.items()}
+    names, metadata = (*expected, _HEARTBEATS), sa.MetaData()
+    metadata.reflect(storage.engine, only=names)
     more: set[str] = set()
-    for name, columns in known.items():
-        given = {one.name for one in found.tables[name].c if not one.primary_key}
-        if missing := set(columns) - given:
+    for name, columns in expected.items():
+        present = {column.name for column in metadata.tables[name].c if not column.primary_key}
+        if missing := set(columns) - present:
             raise RuntimeError(f"{name} has no {min(missing)}")
-        more |= given - set(columns)
-    return None if more else {name: found.tables[name] for name in names}
+        more |= present - set(columns)
+    return None if more else {name: metadata.tables[name] for name in names}
 
 
 def _rows_of(trial: FrozenTrial) -> _Rows:
@@ -314,8 +316,8 @@ def _rows_of(trial: FrozenTrial) -> _Rows:
     }
     attributes = _as_json(trial.user_attrs), _as_json(trial.system_attrs)
     reports = {step: _stored(value) for step, value in trial.intermediate_values.items()}
-    found = (params, *attributes, {place: _stored(value) for place, value in values}, reports)
-    return dict(zip(_TABLES, found, strict=True))
+    rows = (params, *attributes, {place: _stored(value) for place, value in values}, reports)
+    return dict(zip(_TABLES, rows, strict=True))
 
 
 def _stored(value: float) -> tuple[float | None, str]:
@@ -346,17 +348,17 @@ def _replace(
     if changed := [key for key in new if key in written]:
         is_same = (table.c.trial_id == trial_id) & table.c[columns[1]].in_(changed)
         connection.execute(sa.delete(table).where(is_same))
-    found: list[dict[str, Any]] = [
+    new_rows: list[dict[str, Any]] = [
         dict(zip(columns, (trial_id, key, *row), strict=True)) for key, row in new.items()
     ]
-    connection.execute(sa.insert(table), found)
+    connection.execute(sa.insert(table), new_rows)
 
 
 def _state_of(trial: FrozenTrial) -> dict[str, Any]:
     # Optuna's trials have local time, and its database UTC; neither says so.
     start, end = (
-        None if one is None else one.astimezone(UTC).replace(tzinfo=None)
-        for one in (trial.datetime_start, trial.datetime_complete)
+        None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
+        for moment in (trial.datetime_start, trial.datetime_complete)
     )
     return {"state": trial.state.name, "datetime_start": start, "datetime_complete": end}
 
@@ -411,10 +413,10 @@ def _delete(storage: Any, name: str, tables: Mapping[str, sa.Table] | None) -> N
     if tables is not None:
         trials = tables[_TRIALS]
         is_mine = trials.c.study_id == study
-        mine = sa.select(trials.c.trial_id).where(is_mine)
+        trial_ids = sa.select(trials.c.trial_id).where(is_mine)
         with storage.engine.begin() as connection:
             for table in tables.values():
                 if table is not trials:
-                    connection.execute(sa.delete(table).where(table.c.trial_id.in_(mine)))
+                    connection.execute(sa.delete(table).where(table.c.trial_id.in_(trial_ids)))
             connection.execute(sa.delete(trials).where(is_mine))
     storage.delete_study(study)

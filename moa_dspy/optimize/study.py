@@ -161,8 +161,8 @@ class PreparedStudy:
         if self.study.judge is not None:
             parts["judge"] = self.study.judge.digest()
         if self.recorded is not None:
-            told = (self.recorded.responses, self.recorded.scores, self.recorded.costs)
-            parts["answers"] = [sorted(map(repr, one.items())) for one in told]
+            tables = (self.recorded.responses, self.recorded.scores, self.recorded.costs)
+            parts["answers"] = [sorted(map(repr, table.items())) for table in tables]
         return {name: digest_of(value) for name, value in parts.items()}
 
     @property
@@ -207,13 +207,13 @@ def _check_program_inputs(program: Any, row: dspy.Example) -> None:
     kind = type(program)
     name = "forward" if hasattr(kind, "forward") else "aforward"
     takes = inspect.signature(getattr(kind, name))
-    given = row.inputs().toDict()
+    inputs = row.inputs().toDict()
     try:
-        takes.bind(program, **given)
+        takes.bind(program, **inputs)
     except TypeError as error:
         raise StudyError(
             f"`task.program`: {kind.__name__}.{name} takes {takes}, but a row has the "
-            f"inputs {', '.join(given)}: {error}."
+            f"inputs {', '.join(inputs)}: {error}."
         ) from error
 
 
@@ -224,7 +224,7 @@ def _check_metric(metric: Any, signature: Any, row: Any) -> None:
         MetricError: If the metric raises, or returns no number in [0, 1].
     """
     outputs = signature.output_fields
-    values = {name: _made_up(field, row.get(name, None)) for name, field in outputs.items()}
+    values = {name: _dummy_answer(field, row.get(name, None)) for name, field in outputs.items()}
     try:
         # A metric that calls a model is not tried, as that would cost money.
         with spending_under(Ledger(Budget(calls=1)), share=0.0):
@@ -238,7 +238,7 @@ def _check_metric(metric: Any, signature: Any, row: Any) -> None:
         ) from error
 
 
-def _made_up(field: Any, right: Any) -> Any:
+def _dummy_answer(field: Any, right: Any) -> Any:
     """Return the row's own answer, or a value of the field's type."""
     annotation = field.annotation
     if not is_absent(right):
@@ -348,14 +348,14 @@ class SharedStudy:
         return bool(changed)
 
     def _other_study(self, changed: list[str]) -> str:
-        what = f"{', '.join(changed)} changed since."
+        note = f"{', '.join(changed)} changed since."
         if self._folder is not None:
             return (
-                f"{self._folder} holds another study: {what} Run without --resume, or with "
+                f"{self._folder} holds another study: {note} Run without --resume, or with "
                 "another --out."
             )
         return (
-            f"{self._database.name} holds another study {self.key!r}: {what} Give this one another "
+            f"{self._database.name} holds another study {self.key!r}: {note} Give this one another "
             "`name`, or another --storage."
         )
 
@@ -385,8 +385,8 @@ class SharedStudy:
     def finished(self) -> FinishedStudy | None:
         """Return the end of the study; None while it runs."""
         query = "SELECT result, program, place FROM shared_studies WHERE study = ?"
-        found = self._database.rows(query, (self.key,))
-        return FinishedStudy(*found[0]) if found and found[0][0] is not None else None
+        rows = self._database.rows(query, (self.key,))
+        return FinishedStudy(*rows[0]) if rows and rows[0][0] is not None else None
 
     def finish(self, finished: FinishedStudy) -> None:
         """Write the end of the study, at which all processes stop."""

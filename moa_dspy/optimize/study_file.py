@@ -28,7 +28,7 @@ from moa_dspy.files import (
     check_table,
     code_digest,
     imported,
-    made,
+    imported_instance,
     options_table,
     read_toml,
     shown_value,
@@ -194,16 +194,16 @@ class StudyFile:
             agents: Of the pool.
             prompts: Names of the prompts that a search may give to a synthesizing aggregator.
         """
-        known = tuple(agent.name for agent in agents)
-        options: dict[str, Any] = {"agents": known, **self.space}
+        names = tuple(agent.name for agent in agents)
+        options: dict[str, Any] = {"agents": names, **self.space}
         if self.task.metric is None:
             # Texts without a metric are never equal, so a vote says nothing of them.
             options.setdefault("combines", ("synthesize",))
-        options["agents"] = options["agents"] or known
+        options["agents"] = options["agents"] or names
         for name in options["agents"]:
-            if name not in known:
+            if name not in names:
                 raise StudyError(
-                    f"`space.agents`: unknown agent {name!r}; the pool has {', '.join(known)}."
+                    f"`space.agents`: unknown agent {name!r}; the pool has {', '.join(names)}."
                 )
         options["listed"] = tuple(map(_listed, options.get("listed", ())))
         return SearchSpace(**options, prompts=prompts, provider_of=providers_of(agents))
@@ -256,8 +256,8 @@ class StudyFile:
             )
         if name in METRICS:
             return METRICS[name]
-        known = (*METRICS, *FIELD_METRICS)
-        metric = imported("task.metric", name, known, beside=self.folder)
+        names = (*METRICS, *FIELD_METRICS)
+        metric = imported("task.metric", name, names, beside=self.folder)
         if not callable(metric):
             raise StudyError(
                 f"`task.metric`: {name!r} must be a function, but is {shown_value(metric)}."
@@ -329,10 +329,10 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
         pool=tables.pool,
         agents=agents,
         calls=tables.calls,
-        space=_given(tables.space),
-        search=_given(tables.search),
-        limits=Limits(**_given(tables.limits)),
-        budget=Budget(**_given(tables.budget)),
+        space=_set_fields(tables.space),
+        search=_set_fields(tables.search),
+        limits=Limits(**_set_fields(tables.limits)),
+        budget=Budget(**_set_fields(tables.budget)),
         prompts=None if tables.prompts is None else _prompts(tables.prompts, folder),
         parts=_parts(tables, folder),
         judge=tables.judge,
@@ -344,15 +344,15 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
     return study
 
 
-def _given(table: BaseModel) -> dict[str, Any]:
+def _set_fields(table: BaseModel) -> dict[str, Any]:
     return {name: getattr(table, name) for name in table.model_fields_set}
 
 
 def _prompts(table: BaseModel, folder: Path | None) -> PromptOptions:
-    options = _given(table)
+    options = _set_fields(table)
     optimizer = options.get("optimizer")
     if optimizer is not None and ":" in optimizer:
-        options["optimizer"] = made(
+        options["optimizer"] = imported_instance(
             "prompts.optimizer", optimizer, OPTIMIZERS, has="compile", beside=folder
         )
     return PromptOptions(**options)
@@ -410,8 +410,8 @@ def _signature(task: TaskTable) -> Any:
         return dspy.make_signature(task.signature, task.instructions)
     except Exception as error:
         # DSPy parses it as Python, so a typo raises what Python raises.
-        what = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise StudyError(
             f"`task.signature`: {task.signature!r} is not a signature such as 'question -> "
-            f"answer': {what}"
+            f"answer': {message}"
         ) from error

@@ -76,7 +76,7 @@ class TaskQueue:
             tasks: Tasks in the order in which they should run.
             is_urgent: Whether they go before all tasks that are not urgent.
         """
-        wanted = list(tasks)
+        new_tasks = list(tasks)
         first = 0 if is_urgent else _FIRST_LATER
         last = "SELECT max(number) FROM tasks WHERE study = ? AND number BETWEEN ? AND ?"
         insert = (
@@ -88,7 +88,7 @@ class TaskQueue:
 
         def work(session: Any) -> None:
             ((number,),) = session.rows(last, (self._study, first, first + _FIRST_LATER - 1))
-            numbered = enumerate(wanted, start=(first if number is None else number) + 1)
+            numbered = enumerate(new_tasks, start=(first if number is None else number) + 1)
             session.execute_many(
                 insert,
                 [(self._study, t.architecture, t.example, n, t.share) for n, t in numbered],
@@ -128,23 +128,23 @@ class TaskQueue:
             with_mine: Whether to release tasks of this process too: if it runs none, they were
                 taken in a transaction whose end was lost with the connection.
         """
-        found = self._database.rows(
+        owners = self._database.rows(
             "SELECT tasks.owner, min(owners.beat), "
             f"min(CASE WHEN owners.expires < {self._database.clock} THEN 1 ELSE 0 END) "
             "FROM tasks LEFT JOIN owners ON owners.owner = tasks.owner "
             f"WHERE {_OF_STUDY} AND tasks.owner IS NOT NULL GROUP BY tasks.owner",
             (self._study,),
         )
-        for who, beat, has_expired in found:
-            is_mine = who == self._owner.id
+        for owner_id, beat, has_expired in owners:
+            is_mine = owner_id == self._owner.id
             if is_mine and not with_mine:
                 continue
-            if is_mine or self._owner.is_dead(who, beat, has_expired=bool(has_expired)):
-                self._database.transact(partial(self._free, who=who), is_durable=False)
+            if is_mine or self._owner.is_dead(owner_id, beat, has_expired=bool(has_expired)):
+                self._database.transact(partial(self._free, owner_id=owner_id), is_durable=False)
 
-    def _free(self, session: Any, *, who: str) -> None:
+    def _free(self, session: Any, *, owner_id: str) -> None:
         free = f"UPDATE tasks SET owner = NULL WHERE {_OF_STUDY} AND owner = ?"
-        session.execute(free, (self._study, who))
+        session.execute(free, (self._study, owner_id))
 
 
 TaskWork: TypeAlias = Callable[[Task], None]
@@ -244,16 +244,16 @@ class QueueWorkers:
         self._offered: dict[tuple[str, str], bool] = {}
 
     def announce(
-        self, wanted: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
+        self, tasks: Iterable[tuple[str, Sequence[dspy.Example]]], *, is_urgent: bool
     ) -> None:
         """See the protocol."""
-        pairs = dict.fromkeys((task, row.id) for task, rows in wanted for row in rows)
-        known = self._offered
-        fresh = [pair for pair in pairs if pair not in known or (is_urgent and not known[pair])]
+        pairs = dict.fromkeys((task, row.id) for task, rows in tasks for row in rows)
+        offered = self._offered
+        fresh = [pair for pair in pairs if pair not in offered or (is_urgent and not offered[pair])]
         if fresh:
             share = budget_share(self._ledger)
             self._queue.publish([Task(*pair, share) for pair in fresh], is_urgent=is_urgent)
-            known.update(dict.fromkeys(fresh, is_urgent))
+            offered.update(dict.fromkeys(fresh, is_urgent))
 
     def ready(self, task: str, rows: Sequence[dspy.Example]) -> Iterator[dspy.Example]:
         """See the protocol."""

@@ -14,11 +14,7 @@ import optuna
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
-from moa_dspy.optimize.comparison import (
-    Baseline,
-    compared_baselines,
-    measure_random_baseline,
-)
+from moa_dspy.optimize.comparison import Baseline, compared_baselines, measure_random_baseline
 from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
 from moa_dspy.optimize.early_facts import COSTS, Cost
 from moa_dspy.optimize.evaluate import Evaluator
@@ -32,7 +28,7 @@ from moa_dspy.optimize.several import best_program
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import N_VOTES, SingleAgents
 from moa_dspy.optimize.space.programs import ProgramSpace, baseline_architectures, random_draws
-from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.space.rules import combine_features
 from moa_dspy.optimize.storage import make_study
 from moa_dspy.optimize.surrogate.acquisition import Prices
 from moa_dspy.optimize.surrogate.gp import Traits
@@ -55,7 +51,7 @@ def _sampler(
     if isinstance(space, ProgramSpace):
         forecast = forecast.of_part(len(space.mixtures))
     else:
-        traits = Traits(singles.means, pair, space.prompts, told_apart(space))
+        traits = Traits(singles.means, pair, space.prompts, combine_features(space))
     return PerformanceDiversitySampler(
         space,
         seed=options.seed,
@@ -217,7 +213,7 @@ class TrialLoop:
                 raise
             self.stopped_by = INTERRUPTED
             phases.append(len(self.trials.records))
-        self.joint.n_tried = sum(one.prompt is not None for one in self.trials.records)
+        self.joint.n_tried = sum(record.prompt is not None for record in self.trials.records)
         return tuple(phases)
 
     def _measure_singles(self) -> None:
@@ -318,7 +314,7 @@ class TrialLoop:
                 record = self.judge.judge(architecture, proposal.origin, number=number, report=last)
         except BudgetReachedError as error:
             self.stopped_by = str(error)
-            told = self.trials.fail(trial, str(error))
+            finished = self.trials.fail(trial, str(error))
         except BaseException as error:
             self.trials.fail(trial, str(error) or type(error).__name__)
             # A baseline that was not recorded is left out; a hole in the user's space is an error.
@@ -327,10 +323,10 @@ class TrialLoop:
                 return
             raise
         else:
-            told = self.trials.tell(
+            finished = self.trials.tell(
                 proposal, trial, record, last.values, row_scores=last.row_scores
             )
-        self._call_back(told)
+        self._call_back(finished)
 
     def _show(self, architecture: Architecture) -> None:
         records = self.trials.records
@@ -345,12 +341,12 @@ class TrialLoop:
             ),
         )
 
-    def _call_back(self, told: optuna.trial.FrozenTrial) -> None:
+    def _call_back(self, finished: optuna.trial.FrozenTrial) -> None:
         study = self.trials.study
         if study.is_stopped and self.stopped_by is None:
             self.stopped_by = EXHAUSTED  # such as of BruteForceSampler, when it is told
         for callback in self.options.callbacks:
-            callback(study, told)
+            callback(study, finished)
         if study.is_stopped and self.stopped_by is None:
             self.stopped_by = STOPPED
 
@@ -363,7 +359,7 @@ class TrialLoop:
             return []
         evidence = self.builder.evidence()
         options = choose(evidence, may_be_unmeasured=True).options
-        votes = [one.architecture for one in options if one.architecture.layers]
+        votes = [option.architecture for option in options if option.architecture.layers]
         return [*votes[:N_VOTES], *self._stopping(votes, evidence)]
 
     def _stopping(
@@ -381,11 +377,11 @@ class TrialLoop:
         # Of rules that ask as few, the most cautious.
         stops: list[StopRule] = [("lead", share) for share in sorted(space.lead, reverse=True)]
         stops.extend(("agree", n) for n in sorted(space.agree, reverse=True))
-        whole = (one for one in votes if one.combine == "vote" and one.chooses_among_singles)
+        whole = (arch for arch in votes if arch.combine == "vote" and arch.chooses_among_singles)
         for vote in islice(whole, N_VOTES):
-            found = stopping_vote(evidence, vote, stops, min_gain=options.min_gain)
-            if found is not None:
-                yield found
+            stopping = stopping_vote(evidence, vote, stops, min_gain=options.min_gain)
+            if stopping is not None:
+                yield stopping
 
     def _tuned(self, number: int) -> list[Architecture]:
         """Tune the prompts of the best mixtures; return the mixtures with them."""
@@ -394,12 +390,12 @@ class TrialLoop:
         where = "" if log is None else f", what the optimizer prints goes to {log}"
         self.progress.show("prompts", current=f"round {number}{where}", trial=len(records))
         part = self.joint.part(0.5)
-        share = self.shares.of_search([one.calls for one in records.values()], part=part)
+        share = self.shares.of_search([record.calls for record in records.values()], part=part)
         with spending_under(self.ledger, share=share), self.progress.optimizer_output():
-            found = self.joint.tune(records, number)
+            tuned = self.joint.tune(records, number)
         # What stopped was the part of the budget of this round, not all of it.
         self.stopped_by = None
-        return found
+        return tuned
 
 
 class ProgramLoop(TrialLoop):
@@ -414,7 +410,7 @@ class ProgramLoop(TrialLoop):
         calls: list[float] = [record.calls for record in self.trials.records.values()]
         calls += [architecture.calls for architecture in more]
         # A single agent is asked once per mixture, where the shares count one call.
-        alone = [fmean(o.calls for o in found) for found in self.singles.outcomes.values()]
+        alone = [fmean(o.calls for o in outcomes) for outcomes in self.singles.outcomes.values()]
         needed = [1.5 * sum(alone) - 1, max(alone) - 1 + max(calls, default=0.0)]
         return self.shares.of_search(needed, part=self.joint.part())
 
@@ -426,12 +422,14 @@ class ProgramLoop(TrialLoop):
         self, picked: Architecture, best_single: Architecture, random: Baseline
     ) -> list[Baseline]:
         """Return everything that is compared on test; Self-MoA and top-k are in every mixture."""
-        found = super().baselines(picked, best_single, random)
+        baselines = super().baselines(picked, best_single, random)
         lifted = self.evaluator.student.lifted
         return [
-            one if one.architecture is None else replace(one, architecture=lifted(one.architecture))
-            for one in found
-            if one.name != "best_without_limits"
+            baseline
+            if baseline.architecture is None
+            else replace(baseline, architecture=lifted(baseline.architecture))
+            for baseline in baselines
+            if baseline.name != "best_without_limits"
         ]
 
     def _measure_given(

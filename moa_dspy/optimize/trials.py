@@ -98,12 +98,12 @@ class Trials:
 
     def fresh(self, architectures: Iterable[Architecture], *, origin: str) -> list[Proposal]:
         """Return the given architectures that are not measured yet, inside the space or not."""
-        found: dict[Architecture, Proposal] = {}
-        for one in architectures:
-            form = self.canonical(one)
-            if form not in self.records and form not in found:
-                found[form] = Proposal(form, origin, params=self.space.params(one))
-        return list(found.values())
+        proposals: dict[Architecture, Proposal] = {}
+        for architecture in architectures:
+            form = self.canonical(architecture)
+            if form not in self.records and form not in proposals:
+                proposals[form] = Proposal(form, origin, params=self.space.params(architecture))
+        return list(proposals.values())
 
     def draw(self) -> Proposal | None:
         """Return a random architecture that is not measured yet; None if none is left."""
@@ -150,12 +150,12 @@ class Trials:
         """Return a running trial of these choices; it stands in no queue behind a user's own."""
         # All that a baseline outside of the space shares with others: some samplers learn only
         # from a choice that every trial made.
-        given = GivenChoices(params or kinds_of_mixtures(self.space))
+        choices = GivenChoices(params or kinds_of_mixtures(self.space))
         suggest: Callable[..., Any] = self.space.suggest if params else self.space.suggest_kind
-        suggest(given)
-        params, state = {n: given.params[n] for n in given.distributions}, TrialState.RUNNING
+        suggest(choices)
+        params, state = {n: choices.params[n] for n in choices.distributions}, TrialState.RUNNING
         fixed = {"fixed_params": params}  # As Optuna notes it: samplers leave such a trial alone.
-        more: Any = {"params": params, "distributions": given.distributions}
+        more: Any = {"params": params, "distributions": choices.distributions}
         self.study.add_trial(create_trial(state=state, system_attrs=fixed, **more))
         added = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[-1]
         return optuna.Trial(self.study, added._trial_id)
@@ -169,8 +169,8 @@ class Trials:
         if len(values) == 1:
             trial.report(values[0], step=n_rows)
             return
-        known = trial.user_attrs.get("values_by_rows", {})
-        trial.set_user_attr("values_by_rows", {**known, str(n_rows): list(values)})
+        reported = trial.user_attrs.get("values_by_rows", {})
+        trial.set_user_attr("values_by_rows", {**reported, str(n_rows): list(values)})
         _publish(trial)
 
     def tell(
@@ -232,9 +232,13 @@ class Standing:
 
         Diversity neither saves an arm nor stops it, as it only guides the search.
         """
-        counted = [one for one in objectives if not isinstance(one, DiversityObjective)]
-        high = [one for one in counted if one.direction == "maximize"] or [ScoreObjective()]
-        low = [one for one in counted if one.direction == "minimize"]
+        counted = [
+            objective for objective in objectives if not isinstance(objective, DiversityObjective)
+        ]
+        high = [objective for objective in counted if objective.direction == "maximize"] or [
+            ScoreObjective()
+        ]
+        low = [objective for objective in counted if objective.direction == "minimize"]
         return cls(_rows(high, measured), _rows(low, measured))
 
 

@@ -24,7 +24,7 @@ from moa_dspy.errors import (
     LayerFailedError,
     MoaError,
     PoolError,
-    ours,
+    moa_error_of,
 )
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
@@ -91,7 +91,7 @@ class Catalogue:
         presets = [(name, "preset", ChatMixture.of(text, pool)) for name, text in texts.items()]
         own = [(name, "program", ChatMixture(program)) for name, program in programs.items()]
         # A program may have the name of an agent; then the program is served.
-        self.models = {one[0]: ServedModel(*one) for one in (*agents, *presets, *own)}
+        self.models = {entry[0]: ServedModel(*entry) for entry in (*agents, *presets, *own)}
         self._texts: OrderedDict[str, ServedModel] = OrderedDict()
 
     def model(self, name: str) -> ServedModel:
@@ -100,8 +100,8 @@ class Catalogue:
         Raises:
             ApiError: There is no such model, or the architecture asks too often.
         """
-        found = self.models.get(name) or self._texts.get(name)
-        return found or self._architecture(name)
+        model = self.models.get(name) or self._texts.get(name)
+        return model or self._architecture(name)
 
     def _architecture(self, text: str) -> ServedModel:
         unknown = ApiError(
@@ -121,13 +121,13 @@ class Catalogue:
             architecture = Architecture.parse(text)
             if architecture.calls > self._limits.calls_per_answer:
                 raise self._too_many(architecture.calls)
-            made = ServedModel(text, "architecture", ChatMixture.of(architecture, self.pool))
+            model = ServedModel(text, "architecture", ChatMixture.of(architecture, self.pool))
         except (ArchitectureError, PoolError) as error:
             raise unknown from error
-        self._texts[text] = made
+        self._texts[text] = model
         while len(self._texts) > _MOST_TEXTS:
             self._texts.popitem(last=False)
-        return made
+        return model
 
     def _too_many(self, n: int) -> ApiError:
         return ApiError(
@@ -154,34 +154,36 @@ class Metrics:
     """The counters and gauges for Prometheus."""
 
     def __init__(self, places: Places) -> None:
-        self.registry = made = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         by_model = ["model"]
         self.requests = Counter(
-            "moa_requests", "Requests, by HTTP status.", ["model", "status"], registry=made
+            "moa_requests", "Requests, by HTTP status.", ["model", "status"], registry=registry
         )
         self.seconds = Histogram(
             "moa_request_seconds",
             "Time to the whole answer.",
             by_model,
-            registry=made,
+            registry=registry,
             buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250),
         )
         self.degraded = Counter(
             "moa_degraded",
             "Answers of several agents of which one answered.",
             by_model,
-            registry=made,
+            registry=registry,
         )
         self.failures = Counter(
-            "moa_agent_failures", "Agents that did not answer.", ["agent"], registry=made
+            "moa_agent_failures", "Agents that did not answer.", ["agent"], registry=registry
         )
-        self.calls = Counter("moa_agent_calls", "Requests to agents.", ["agent"], registry=made)
-        self.tokens = Counter("moa_tokens", "Tokens of all agents.", ["kind"], registry=made)
-        self.usd = Counter("moa_usd", "Price of the answers, where known.", ["key"], registry=made)
-        self.tasks = Gauge("moa_tasks", "Tasks of the server's event loop.", registry=made)
+        self.calls = Counter("moa_agent_calls", "Requests to agents.", ["agent"], registry=registry)
+        self.tokens = Counter("moa_tokens", "Tokens of all agents.", ["kind"], registry=registry)
+        self.usd = Counter(
+            "moa_usd", "Price of the answers, where known.", ["key"], registry=registry
+        )
+        self.tasks = Gauge("moa_tasks", "Tasks of the server's event loop.", registry=registry)
         gauges = {"answering": "Requests being answered.", "waiting": "Requests in the queue."}
         for name, text in gauges.items():
-            gauge = Gauge(f"moa_{name}", text, registry=made)
+            gauge = Gauge(f"moa_{name}", text, registry=registry)
             gauge.set_function(partial(getattr, places, f"n_{name}"))
 
     def count(self, model: ServedModel, key: str, answer: ChatAnswer) -> None:
@@ -195,10 +197,10 @@ class Metrics:
 
     def count_agents(self, responses: Iterable[Response]) -> None:
         """Count the calls and the failures of agents, also where no answer came of them."""
-        for one in responses:
-            self.calls.labels(one.agent).inc(one.calls)
-            if not (one.has_answer or one.is_left_out):
-                self.failures.labels(one.agent).inc()
+        for response in responses:
+            self.calls.labels(response.agent).inc(response.calls)
+            if not (response.has_answer or response.is_left_out):
+                self.failures.labels(response.agent).inc()
 
 
 @dataclass(slots=True)
@@ -287,9 +289,13 @@ class Answering:
 
     def _log_failures(self, responses: Iterable[Response]) -> None:
         """Log why agents did not answer: in whole words only where prompts are logged as well."""
-        for one in responses:
-            reason = one.failure if self.served.has_content_log else _kind(str(one.failure))
-            _logger.warning("%s: agent %s did not answer: %s", self.model.label, one.agent, reason)
+        for response in responses:
+            reason = (
+                response.failure if self.served.has_content_log else _kind(str(response.failure))
+            )
+            _logger.warning(
+                "%s: agent %s did not answer: %s", self.model.label, response.agent, reason
+            )
 
     async def _stream_into(self, queue: asyncio.Queue[tuple[int, Any] | None]) -> None:
         async def stream(index: int, request: Any) -> None:
@@ -310,7 +316,7 @@ class Answering:
         if isinstance(error, TimeoutError):
             seconds = self.served.limits.deadline_seconds
             return ApiError(f"No answer within {seconds:g} s.", status=504, code="deadline")
-        cause = ours(error) or error
+        cause = moa_error_of(error) or error
         if isinstance(cause, BudgetReachedError):
             return self.served.spending.refusal(cause)
         if isinstance(cause, LayerFailedError):
@@ -326,12 +332,16 @@ class Answering:
 
     def _failed_layer(self, error: LayerFailedError) -> ApiError:
         # Causes contain addresses and messages of endpoints, so only requests for details get them.
-        what, _, causes = str(error).partition(" agents answered.")
-        failed = [one for one in error.responses if not (one.has_answer or one.is_left_out)]
+        subject, _, causes = str(error).partition(" agents answered.")
+        failed = [
+            response
+            for response in error.responses
+            if not (response.has_answer or response.is_left_out)
+        ]
         self.served.metrics.count_agents(error.responses)
         self._log_failures(failed)
-        _logger.warning("%s: %s agents answered.", self.model.label, what)
-        shown = f"{what} agents answered.{causes if self.call.has_details else ''}"
+        _logger.warning("%s: %s agents answered.", self.model.label, subject)
+        shown = f"{subject} agents answered.{causes if self.call.has_details else ''}"
         # The agents were retried already, as often as the pool allows.
         headers = {"x-should-retry": "false"}
         return ApiError(shown, status=502, code="agents_failed", headers=headers)
@@ -347,17 +357,17 @@ def _kind(failure: str) -> str:
 
 
 def headers_of(
-    call: ChatCall, found: Proposals | None, answers: list[ChatAnswer]
+    call: ChatCall, proposals: Proposals | None, answers: list[ChatAnswer]
 ) -> dict[str, str]:
     """Return the headers on ignored keys of the request, failed agents, and the price."""
     headers = {}
     if call.not_passed_on:
         headers["X-Moa-Not-Passed-On"] = ", ".join(call.not_passed_on)
-    all_found = [answer.proposals for answer in answers] + ([found] if found else [])
-    fallen = [one for one in all_found if one.fell_to_one]
+    all_proposals = [answer.proposals for answer in answers] + ([proposals] if proposals else [])
+    fallen = [layer for layer in all_proposals if layer.fell_to_one]
     if fallen:
         headers["X-Moa-Degraded"] = f"1 of {fallen[0].n_asked} agents answered"
-    elif lost := [one for one in all_found if one.n_answered < one.n_asked]:
+    elif lost := [layer for layer in all_proposals if layer.n_answered < layer.n_asked]:
         headers["X-Moa-Failures"] = f"{lost[0].n_asked - lost[0].n_answered} of {lost[0].n_asked}"
     if answers and all(answer.usd is not None for answer in answers):
         headers["X-Moa-Usd"] = f"{sum(answer.usd or 0.0 for answer in answers):.8f}"

@@ -73,8 +73,8 @@ class ServerApp:
     async def models(self, request: Request) -> Response:
         """List the models."""
         self._keys.name_of(request.headers.get("authorization"))
-        found = self._served.catalogue.models.values()
-        return JSONResponse({"object": "list", "data": [self._model(one) for one in found]})
+        models = self._served.catalogue.models.values()
+        return JSONResponse({"object": "list", "data": [self._model(model) for model in models]})
 
     async def model(self, request: Request, name: str) -> Response:
         """Describe one model."""
@@ -168,12 +168,12 @@ class ServerApp:
             return None
 
         try:
-            found = await unless_gone(request, first())
+            proposals = await unless_gone(request, first())
         except BaseException:
             await events.aclose()  # type: ignore[attr-defined]  # an async generator
             raise
         lines = _lines(shape, answering.call, body, begun, events)
-        headers = {"Cache-Control": "no-cache", **headers_of(answering.call, found, [])}
+        headers = {"Cache-Control": "no-cache", **headers_of(answering.call, proposals, [])}
         return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
 
@@ -189,18 +189,18 @@ async def _lines(
         try:
             async for index, event in _chained(begun, events):
                 if isinstance(event, Proposals):
-                    made = writer.begin(index)
+                    lines = writer.begin(index)
                 elif isinstance(event, ChatAnswer):
                     answers[index] = event
-                    made = writer.end(index, event)
+                    lines = writer.end(index, event)
                 elif hasattr(event, "delta"):
-                    made = writer.delta(index, event.delta)
+                    lines = writer.delta(index, event.delta)
                 else:
                     continue
-                for each in made:
-                    yield shape.line(each)
-            for each in writer.last([answers[index] for index in sorted(answers)]):
-                yield shape.line(each)
+                for line in lines:
+                    yield shape.line(line)
+            for line in writer.last([answers[index] for index in sorted(answers)]):
+                yield shape.line(line)
             if shape.closing:
                 yield shape.closing
         except ApiError as error:
@@ -231,7 +231,7 @@ async def unless_gone(request: Request, answer: Awaitable[_T]) -> _T:
     Raises:
         ClientDisconnect: If the client disconnected.
     """
-    working, gone = asyncio.ensure_future(answer), asyncio.create_task(_left(request))
+    working, gone = asyncio.ensure_future(answer), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -244,7 +244,7 @@ async def unless_gone(request: Request, answer: Awaitable[_T]) -> _T:
                 await task
 
 
-async def _left(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -362,8 +362,8 @@ async def _refused(_: Request, error: Any) -> Response:
 
 
 async def _no_such_path(_: Request, error: Any) -> Response:
-    made = ApiError(str(error.detail), status=error.status_code)
-    return JSONResponse(made.body, error.status_code, headers=error.headers)
+    api_error = ApiError(str(error.detail), status=error.status_code)
+    return JSONResponse(api_error.body, error.status_code, headers=error.headers)
 
 
 async def _broken(_: Request, error: Exception) -> Response:

@@ -49,9 +49,9 @@ def chat_text(reply: Any) -> ChatText:
     """Return the text of a reply that another agent reads, or else the tools that it calls."""
     texts = [part.text for part in reply.message.parts_of(lm15.TextPart)]
     calls = [f"call of {call.name}: {json.dumps(call.input)}" for call in reply.tool_calls]
-    made = ChatText("".join(texts) if "".join(texts).strip() else "\n".join(calls))
-    made.reply = reply
-    return made
+    text = ChatText("".join(texts) if "".join(texts).strip() else "\n".join(calls))
+    text.reply = reply
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +103,15 @@ class ChatSeat(dspy.Module):
         return dspy.Prediction(**{self.output: chat_text(reply)})
 
     def _request(self, lm: Any, chat: ChatInput, references: Sequence[str]) -> Any:
-        asked, own = chat.request, _own_config(lm)
-        messages = [*self.demos, *asked.messages]
+        request, own = chat.request, _own_config(lm)
+        messages = [*self.demos, *request.messages]
         return replace(
-            asked,
+            request,
             model=lm.model,
-            system=_joined_system(self.instructions, asked.system),
+            system=_joined_system(self.instructions, request.system),
             messages=tuple(_with_references(messages, references) if references else messages),
-            tools=() if self.is_about else asked.tools,
-            config=_overlaid(own, asked.config) if self.is_answer else own,
+            tools=() if self.is_about else request.tools,
+            config=_overlaid(own, request.config) if self.is_answer else own,
         )
 
 
@@ -121,18 +121,18 @@ def _rollout_of(lm: Any) -> dict[str, int]:
 
 def _own_config(lm: Any) -> Any:
     """Return the agent's settings in its pool."""
-    given = {k: v for k, v in lm.kwargs.items() if v is not None and k not in _NOT_SENT}
-    body = {"model": lm.model, "messages": [{"role": "user", "content": "-"}], **given}
+    settings = {k: v for k, v in lm.kwargs.items() if v is not None and k not in _NOT_SENT}
+    body = {"model": lm.model, "messages": [{"role": "user", "content": "-"}], **settings}
     return lm15.request_from_openai_chat(body).config
 
 
-def _overlaid(own: Any, asked: Any) -> Any:
+def _overlaid(own: Any, config: Any) -> Any:
     """Return the agent's settings, overridden by those of the caller."""
-    given = {f.name: getattr(asked, f.name) for f in fields(asked)}
-    given = {name: value for name, value in given.items() if value not in (None, ())}
-    if own.extensions and asked.extensions:
-        given["extensions"] = {**own.extensions, **asked.extensions}
-    return replace(own, **given)
+    overrides = {f.name: getattr(config, f.name) for f in fields(config)}
+    overrides = {name: value for name, value in overrides.items() if value not in (None, ())}
+    if own.extensions and config.extensions:
+        overrides["extensions"] = {**own.extensions, **config.extensions}
+    return replace(own, **overrides)
 
 
 def _joined_system(instructions: str, system: Any) -> Any:
@@ -181,12 +181,12 @@ class Proposals:
     @property
     def n_asked(self) -> int:
         """Number of agents in the last layer whose answer was needed; 0 for a single agent."""
-        return sum(not one.is_left_out for one in self.layers[-1]) if self.layers else 0
+        return sum(not response.is_left_out for response in self.layers[-1]) if self.layers else 0
 
     @property
     def n_answered(self) -> int:
         """Number of agents in the last layer that answered."""
-        return sum(one.has_answer for one in self.layers[-1]) if self.layers else 0
+        return sum(response.has_answer for response in self.layers[-1]) if self.layers else 0
 
     @property
     def fell_to_one(self) -> bool:
@@ -218,10 +218,10 @@ class ChatAnswer:
     @property
     def usage(self) -> Any:
         """Tokens of all calls, as a ``dspy.lm15.Usage``."""
-        asked = self.answer.responses
+        responses = self.answer.responses
         return lm15.Usage(
-            input_tokens=sum(one.prompt_tokens for one in asked),
-            output_tokens=sum(one.completion_tokens for one in asked),
+            input_tokens=sum(response.prompt_tokens for response in responses),
+            output_tokens=sum(response.completion_tokens for response in responses),
         )
 
     @property
@@ -303,8 +303,8 @@ class ChatMixture:
     @property
     def answering_agents(self) -> tuple[str, ...]:
         """Names of the agents whose reply can be the answer."""
-        one = self.architecture
-        return (str(one.aggregator),) if self._writes else one.layers[-1]
+        architecture = self.architecture
+        return (str(architecture.aggregator),) if self._writes else architecture.layers[-1]
 
     def _plan(self, request: Any) -> Plan:
         seats = (self._proposers, self._last, ("answer",))
@@ -364,13 +364,13 @@ class ChatMixture:
             return responses
 
         with _settings(sink, rollout):
-            made = self._chat_answer(await afollow(self._plan(request), ask_all))
+            answer = self._chat_answer(await afollow(self._plan(request), ask_all))
         if not sink.has_text:
             if not self._writes:
-                await events.put(made.proposals)
-            for delta in deltas_of_reply(made.reply):
+                await events.put(answer.proposals)
+            for delta in deltas_of_reply(answer.reply):
                 await events.put(lm15.StreamDeltaEvent(delta=delta))
-        return made
+        return answer
 
     def _chat_answer(self, answer: Answer) -> ChatAnswer:
         unpriced = [n for n in self.architecture.agents if self.pool.price(n) is None]

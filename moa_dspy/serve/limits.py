@@ -106,18 +106,18 @@ class ServerKeys:
         if not self._hashes:
             return ANONYMOUS
         scheme, _, key = (authorization or "").partition(" ")
-        given, found = _digest(key.strip()), None
-        for name, known in self._hashes.items():
-            if hmac.compare_digest(given, known):
-                found = name
-        if found is None or scheme.lower() != "bearer":
+        digest, matched_name = _digest(key.strip()), None
+        for name, expected in self._hashes.items():
+            if hmac.compare_digest(digest, expected):
+                matched_name = name
+        if matched_name is None or scheme.lower() != "bearer":
             raise ApiError(
                 "The request needs a header `Authorization: Bearer KEY` with a key of this server.",
                 status=401,
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        return found
+        return matched_name
 
 
 def _digest(key: str) -> bytes:
@@ -266,8 +266,8 @@ def _check_depth(body: Any, limits: ServerLimits) -> None:
     for _ in range(limits.body_depth):
         level = [
             child
-            for one in level
-            for child in (one.values() if isinstance(one, dict) else one)
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
             if isinstance(child, dict | list)
         ]
         if not level:

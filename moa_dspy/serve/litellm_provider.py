@@ -57,10 +57,10 @@ class MixtureProvider(CustomLLM):
     async def acompletion(self, model: str, messages: list[Any], **rest: Any) -> ModelResponse:
         """``completion`` for coroutines."""
         mixture, call = self._read(model, messages, rest, is_streamed=False)
-        asked = enumerate(call.requests)
+        requests = enumerate(call.requests)
         try:
             answers = await asyncio.gather(
-                *(mixture.aanswer(request, rollout=n or None) for n, request in asked)
+                *(mixture.aanswer(request, rollout=n or None) for n, request in requests)
             )
         except LayerFailedError as error:
             raise _failed(error) from error
@@ -92,10 +92,10 @@ class MixtureProvider(CustomLLM):
     ) -> tuple[ChatMixture, ChatCall]:
         name = model.removeprefix("moa/")
         if name not in self._models:
-            known = ", ".join(sorted(self._models))
-            raise CustomLLMError(404, f"Unknown model {name!r}; known are {known}.")
-        given = rest.get("optional_params", {})
-        options = {k: v for k, v in given.items() if k not in ("stream", "max_retries")}
+            choices = ", ".join(sorted(self._models))
+            raise CustomLLMError(404, f"Unknown model {name!r}; known are {choices}.")
+        optional_params = rest.get("optional_params", {})
+        options = {k: v for k, v in optional_params.items() if k not in ("stream", "max_retries")}
         if not is_streamed:
             options.pop("stream_options", None)
         body = {"model": model, "messages": messages, "stream": is_streamed, **options}
@@ -116,27 +116,27 @@ def register(models: Mapping[str, MixtureLM]) -> MixtureProvider:
     Raises:
         PoolError: If LiteLLM has another provider ``moa``.
     """
-    others = [one for one in litellm.custom_provider_map if one["provider"] == "moa"]
-    if any(not isinstance(one["custom_handler"], MixtureProvider) for one in others):
+    others = [entry for entry in litellm.custom_provider_map if entry["provider"] == "moa"]
+    if any(not isinstance(entry["custom_handler"], MixtureProvider) for entry in others):
         raise PoolError("LiteLLM already has another provider named `moa` in this process.")
     provider = MixtureProvider(models)
-    kept = [one for one in litellm.custom_provider_map if one["provider"] != "moa"]
+    kept = [entry for entry in litellm.custom_provider_map if entry["provider"] != "moa"]
     litellm.custom_provider_map = [*kept, {"provider": "moa", "custom_handler": provider}]
     return provider
 
 
 def _failed(error: LayerFailedError) -> Exception:
-    made: Exception = CustomLLMError(502, str(error))
-    return made
+    failure: Exception = CustomLLMError(502, str(error))
+    return failure
 
 
 def _response(model: str, call: ChatCall, answers: list[ChatAnswer]) -> ModelResponse:
     content = chat_completion(Head(model), call, answers)
-    made = ModelResponse(**content)
+    response = ModelResponse(**content)
     prices = [answer.usd for answer in answers]
     if None not in prices:
-        made._hidden_params["response_cost"] = sum(price or 0.0 for price in prices)
-    return made
+        response._hidden_params["response_cost"] = sum(price or 0.0 for price in prices)
+    return response
 
 
 async def _next(chunks: AsyncIterator[GenericStreamingChunk]) -> GenericStreamingChunk | None:
@@ -173,7 +173,7 @@ def _chunk(
     usage: dict[str, int] | None = None,
     tool: dict[str, Any] | None = None,
 ) -> GenericStreamingChunk:
-    made: Any = {
+    content: Any = {
         "text": text,
         "is_finished": bool(finish),
         "finish_reason": finish,
@@ -181,5 +181,5 @@ def _chunk(
         "index": 0,
         "tool_use": tool,
     }
-    chunk: GenericStreamingChunk = made
+    chunk: GenericStreamingChunk = content
     return chunk

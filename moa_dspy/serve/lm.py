@@ -54,10 +54,10 @@ class _Engine:
         if not name.startswith(("supported_", "supports_")):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         lms = [self.mixture.pool.lm(agent) for agent in self.mixture.answering_agents]
-        known = [getattr(lm, name, None) for lm in lms]
+        values = [getattr(lm, name, None) for lm in lms]
         if name == "supported_params":
-            return set.intersection(*(set(one or ()) for one in known))
-        return all(known)
+            return set.intersection(*(set(value or ()) for value in values))
+        return all(values)
 
     def _rollout(self, request: Any) -> int | None:
         return next_sample(0, model=request.model) or None
@@ -120,11 +120,11 @@ class AsyncMixtureEngine(_Engine):
                     elif isinstance(event, lm15.StreamDeltaEvent):
                         yield event
                     elif isinstance(event, ChatAnswer):
-                        made = answer_response(event, request.model)
+                        response = answer_response(event, request.model)
                         yield lm15.StreamEndEvent(
-                            finish_reason=made.finish_reason,
-                            usage=made.usage,
-                            provider_data=made.provider_data,
+                            finish_reason=response.finish_reason,
+                            usage=response.usage,
+                            provider_data=response.provider_data,
                         )
             except LayerFailedError as error:
                 raise lm15.ProviderError(str(error)) from error
@@ -211,11 +211,13 @@ class MixtureLM(dspy.LM):
 
     def update_history(self, entry: dict[str, Any]) -> None:
         """Record a call with the pool's price, and each agent's response under ``moa``."""
-        made = entry["response"]  # several for `n`
-        made = made if isinstance(made, list | tuple) else [made]
-        facts = [f for one in made if (f := (one.provider_data or {}).get(FACTS_KEY))]
+        responses = entry["response"]  # several for `n`
+        responses = responses if isinstance(responses, list | tuple) else [responses]
+        facts = [
+            f for response in responses if (f := (response.provider_data or {}).get(FACTS_KEY))
+        ]
         if facts:
-            prices = [one["usd"] for one in facts]
+            prices = [fact["usd"] for fact in facts]
             entry = {**entry, "cost": None if None in prices else sum(prices), FACTS_KEY: facts}
             entry.pop("cost_details", None)
         super().update_history(entry)

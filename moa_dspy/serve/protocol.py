@@ -106,26 +106,26 @@ def read_chat(body: Mapping[str, Any]) -> ChatCall:
     Raises:
         ApiError: If the body is malformed, or asks for something that a mixture cannot do.
     """
-    given = {key: value for key, value in body.items() if value is not None}
-    has_details = _flag(given, DETAILS)
-    n = _count(given)
-    options = _stream_options(given)
-    ignored = [key for key in _NOT_PASSED_ON if key in given]
-    given = {key: value for key, value in given.items() if key not in ignored}
-    _refuse(given)
-    if given.pop("modalities", ["text"]) != ["text"]:
+    fields = {key: value for key, value in body.items() if value is not None}
+    has_details = _flag(fields, DETAILS)
+    n = _count(fields)
+    options = _stream_options(fields)
+    ignored = [key for key in _NOT_PASSED_ON if key in fields]
+    fields = {key: value for key, value in fields.items() if key not in ignored}
+    _refuse(fields)
+    if fields.pop("modalities", ["text"]) != ["text"]:
         raise ApiError("`modalities` must be ['text'].", param="modalities")
-    _check_messages(given.get("messages"))
-    given, loosened = _without_strict_tools(given)
+    _check_messages(fields.get("messages"))
+    fields, loosened = _without_strict_tools(fields)
     try:
-        request = lm15.request_from_openai_chat(given)
+        request = lm15.request_from_openai_chat(fields)
     except lm15.UnsupportedFeatureError as error:
         raise ApiError(_readable(error), code="unsupported_parameter") from error
     except (TypeError, ValueError, OverflowError) as error:
         raise ApiError(_readable(error)) from error
     return ChatCall(
         (request,) * n,
-        _flag(given, "stream"),
+        _flag(fields, "stream"),
         bool(options.get("include_usage")),
         has_details,
         (*ignored, *loosened),
@@ -136,15 +136,15 @@ def _readable(error: Exception) -> str:
     return str(error).partition(" — ")[0].removeprefix("openai-chat: ") or type(error).__name__
 
 
-def _flag(given: dict[str, Any], name: str) -> bool:
-    value = given.pop(name, False)
+def _flag(fields: dict[str, Any], name: str) -> bool:
+    value = fields.pop(name, False)
     if not isinstance(value, bool):
         raise ApiError(f"`{name}` must be true or false, but is {value!r:.100}.", param=name)
     return value
 
 
-def _count(given: dict[str, Any]) -> int:
-    n = given.pop("n", 1)
+def _count(fields: dict[str, Any]) -> int:
+    n = fields.pop("n", 1)
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MOST_COMPLETIONS:
         raise ApiError(
             f"`n` must be a number from 1 to {MOST_COMPLETIONS}, but is {n!r:.100}.", param="n"
@@ -152,22 +152,22 @@ def _count(given: dict[str, Any]) -> int:
     return n
 
 
-def _stream_options(given: dict[str, Any]) -> dict[str, Any]:
-    options = given.pop("stream_options", {})
+def _stream_options(fields: dict[str, Any]) -> dict[str, Any]:
+    options = fields.pop("stream_options", {})
     if not isinstance(options, dict):
         raise ApiError("`stream_options` must be an object.", param="stream_options")
-    if options and given.get("stream") is not True:
+    if options and fields.get("stream") is not True:
         raise ApiError("`stream_options` needs `stream`.", param="stream_options")
     if unknown := set(options) - {"include_usage", "include_obfuscation"}:
         raise ApiError(f"`stream_options` has unknown {', '.join(sorted(unknown))}.")
     return options
 
 
-def _refuse(given: dict[str, Any]) -> None:
-    for key, why in _REFUSED.items():
-        if given.pop(key, False):
+def _refuse(fields: dict[str, Any]) -> None:
+    for key, reason in _REFUSED.items():
+        if fields.pop(key, False):
             raise ApiError(
-                f"`{key}` is not supported: {why}.", param=key, code="unsupported_parameter"
+                f"`{key}` is not supported: {reason}.", param=key, code="unsupported_parameter"
             )
 
 
@@ -186,26 +186,26 @@ def _check_messages(messages: Any) -> None:
 
 def _urls(messages: list[Any]) -> Iterator[Any]:
     contents = [row.get("content") for row in messages if isinstance(row, dict)]
-    blocks = [block for one in contents if isinstance(one, list) for block in one]
+    blocks = [block for content in contents if isinstance(content, list) for block in content]
     for block in blocks:
         image = block.get("image_url") if isinstance(block, dict) else None
         if image is not None:
             yield image.get("url") if isinstance(image, dict) else image
 
 
-def _without_strict_tools(given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _without_strict_tools(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the body without ``strict`` in its functions, which endpoints of agents may lack."""
-    tools, found = given.get("tools"), False
+    tools, is_strict = fields.get("tools"), False
     if not isinstance(tools, list):
-        return given, []
-    made = []
+        return fields, []
+    plain_tools = []
     for tool in tools:
         function = tool.get("function") if isinstance(tool, dict) else None
         if isinstance(function, dict) and "strict" in function:
-            found = found or bool(function["strict"])
+            is_strict = is_strict or bool(function["strict"])
             tool = {**tool, "function": {k: v for k, v in function.items() if k != "strict"}}
-        made.append(tool)
-    return {**given, "tools": made}, ["tools.function.strict"] if found else []
+        plain_tools.append(tool)
+    return {**fields, "tools": plain_tools}, ["tools.function.strict"] if is_strict else []
 
 
 _PLAIN_COMPLETION: Final = frozenset(
@@ -241,20 +241,21 @@ def read_completion(body: Mapping[str, Any]) -> ChatCall:
     Raises:
         ApiError: As in ``read_chat``.
     """
-    given = {key: value for key, value in body.items() if value is not None}
-    for key in set(given) - _PLAIN_COMPLETION:
+    fields = {key: value for key, value in body.items() if value is not None}
+    for key in set(fields) - _PLAIN_COMPLETION:
         if key not in _HARMLESS:
             raise ApiError(f"Unknown parameter `{key}`.", param=key, code="unknown_parameter")
-        if given.pop(key) not in _HARMLESS[key]:
+        if fields.pop(key) not in _HARMLESS[key]:
             raise ApiError(f"`{key}` is not supported.", param=key, code="unsupported_parameter")
-    prompts = given.pop("prompt", None)
+    prompts = fields.pop("prompt", None)
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts):
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise ApiError("`prompt` must be a text or a list of texts.", param="prompt")
     if not 1 <= len(prompts) <= MOST_COMPLETIONS:
         raise ApiError(f"`prompt` must hold 1 to {MOST_COMPLETIONS} texts.", param="prompt")
     calls = [
-        read_chat({**given, "messages": [{"role": "user", "content": one}]}) for one in prompts
+        read_chat({**fields, "messages": [{"role": "user", "content": prompt}]})
+        for prompt in prompts
     ]
     first, requests = calls[0], tuple(request for call in calls for request in call.requests)
     if len(requests) > MOST_COMPLETIONS:
@@ -286,8 +287,8 @@ class Head:
 def usage_of(answers: Iterable[ChatAnswer]) -> dict[str, int]:
     """Return the tokens of all calls of all answers."""
     counted = [answer.usage for answer in answers]
-    prompt = sum(one.input_tokens or 0 for one in counted)
-    completion = sum(one.output_tokens or 0 for one in counted)
+    prompt = sum(usage.input_tokens or 0 for usage in counted)
+    completion = sum(usage.output_tokens or 0 for usage in counted)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -299,13 +300,15 @@ def details_of(call: ChatCall, answers: Sequence[ChatAnswer]) -> dict[str, Any]:
     """Return ``moa``, each agent's response, if the client wants it."""
     if not call.has_details:
         return {}
-    return {"moa": [{**one.facts, "not_passed_on": list(call.not_passed_on)} for one in answers]}
+    return {
+        "moa": [{**answer.facts, "not_passed_on": list(call.not_passed_on)} for answer in answers]
+    }
 
 
 def finish_reason(reply: Any) -> str:
     """Return why a reply ended, in OpenAI's words."""
-    why: str = reply.finish_reason
-    return _FINISH.get(why, why)
+    reason: str = reply.finish_reason
+    return _FINISH.get(reason, reason)
 
 
 def reply_text(reply: Any, kind: Any) -> str | None:
@@ -393,15 +396,17 @@ class ChatChunks:
     def _tool(self, index: int, delta: Any) -> dict[str, Any]:
         key = (index, delta.part_index)
         is_new = key not in self._tools
-        number = self._tools.setdefault(key, sum(1 for one, _ in self._tools if one == index))
+        number = self._tools.setdefault(key, sum(1 for choice, _ in self._tools if choice == index))
         function = {"arguments": delta.input}
         if not is_new:
             return {"index": number, "function": function}
         named = {"name": delta.name or "", **function}
         return {"index": number, "id": delta.id, "type": "function", "function": named}
 
-    def _choice(self, index: int, delta: dict[str, Any], why: str | None = None) -> dict[str, Any]:
-        return {"index": index, "delta": delta, "finish_reason": why, "logprobs": None}
+    def _choice(
+        self, index: int, delta: dict[str, Any], reason: str | None = None
+    ) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         usage = {"usage": None} if self._call.has_usage_chunk else {}
@@ -422,5 +427,7 @@ class TextChunks(ChatChunks):
         if isinstance(delta, lm15.TextDelta):
             yield self._chunk(self._choice(index, {"text": delta.text}))
 
-    def _choice(self, index: int, delta: dict[str, Any], why: str | None = None) -> dict[str, Any]:
-        return {"text": "", **delta, "index": index, "finish_reason": why, "logprobs": None}
+    def _choice(
+        self, index: int, delta: dict[str, Any], reason: str | None = None
+    ) -> dict[str, Any]:
+        return {"text": "", **delta, "index": index, "finish_reason": reason, "logprobs": None}

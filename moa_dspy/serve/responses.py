@@ -58,28 +58,28 @@ def read_response(body: Mapping[str, Any]) -> ChatCall:
     Raises:
         ApiError: If the body is malformed, or asks for something that a mixture cannot do.
     """
-    given = {key: value for key, value in body.items() if value is not None}
-    kept = ["store"] if given.pop("store", False) else []
-    for key in set(given) - _SAME - _OWN:
-        if key not in _HARMLESS or given[key] not in _HARMLESS[key]:
+    fields = {key: value for key, value in body.items() if value is not None}
+    kept = ["store"] if fields.pop("store", False) else []
+    for key in set(fields) - _SAME - _OWN:
+        if key not in _HARMLESS or fields[key] not in _HARMLESS[key]:
             raise ApiError(
                 f"`{key}` is not supported: responses are not kept, and agents have no tools of "
                 "their own.",
                 param=key,
                 code="unsupported_parameter",
             )
-    chat = {key: value for key, value in given.items() if key in _SAME}
-    chat["messages"] = [*_instructions(given), *_messages(given.get("input"))]
-    if "max_output_tokens" in given:
-        chat["max_tokens"] = given["max_output_tokens"]
-    chat.update(_tools(given))
-    chat.update(_format(given))
+    chat = {key: value for key, value in fields.items() if key in _SAME}
+    chat["messages"] = [*_instructions(fields), *_messages(fields.get("input"))]
+    if "max_output_tokens" in fields:
+        chat["max_tokens"] = fields["max_output_tokens"]
+    chat.update(_tools(fields))
+    chat.update(_format(fields))
     call = read_chat(chat)
     return replace(call, not_passed_on=(*kept, *call.not_passed_on))
 
 
-def _instructions(given: dict[str, Any]) -> list[dict[str, Any]]:
-    text = given.get("instructions", "")
+def _instructions(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    text = fields.get("instructions", "")
     if not isinstance(text, str):
         raise ApiError("`instructions` must be a text.", param="instructions")
     return [{"role": "system", "content": text}] if text else []
@@ -131,21 +131,21 @@ def _block(block: Any) -> dict[str, Any]:
         return {"type": "text", "text": block.get("text")}
     if kind == "input_image" and block.get("image_url"):
         image = {"url": block["image_url"], "detail": block.get("detail")}
-        given = {key: value for key, value in image.items() if value is not None}
-        return {"type": "image_url", "image_url": given}
+        details = {key: value for key, value in image.items() if value is not None}
+        return {"type": "image_url", "image_url": details}
     raise ApiError(f"Content of type {kind!r:.100} is not supported.", param="input")
 
 
-def _tools(given: dict[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    if "tools" in given:
-        if not isinstance(given["tools"], list):
+def _tools(fields: dict[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if "tools" in fields:
+        if not isinstance(fields["tools"], list):
             raise ApiError("`tools` must be a list.", param="tools")
-        made["tools"] = [_tool(tool) for tool in given["tools"]]
-    choice = given.get("tool_choice")
+        options["tools"] = [_tool(tool) for tool in fields["tools"]]
+    choice = fields.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") == "function":
         choice = {"type": "function", "function": {"name": choice.get("name")}}
-    return made if choice is None else {**made, "tool_choice": choice}
+    return options if choice is None else {**options, "tool_choice": choice}
 
 
 def _tool(tool: Any) -> dict[str, Any]:
@@ -155,21 +155,21 @@ def _tool(tool: Any) -> dict[str, Any]:
     return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
 
 
-def _format(given: dict[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for name, known in (("text", {"format", "verbosity"}), ("reasoning", {"effort", "summary"})):
-        value = given.get(name, {})
-        if not isinstance(value, dict) or set(value) - known:
-            raise ApiError(f"`{name}` must have only {', '.join(sorted(known))}.", param=name)
-    format_ = given.get("text", {}).get("format")
+def _format(fields: dict[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, keys in (("text", {"format", "verbosity"}), ("reasoning", {"effort", "summary"})):
+        value = fields.get(name, {})
+        if not isinstance(value, dict) or set(value) - keys:
+            raise ApiError(f"`{name}` must have only {', '.join(sorted(keys))}.", param=name)
+    format_ = fields.get("text", {}).get("format")
     if isinstance(format_, dict) and format_.get("type") == "json_schema":
         inner = {key: value for key, value in format_.items() if key != "type"}
         format_ = {"type": "json_schema", "json_schema": inner}
     if format_ is not None:
-        made["response_format"] = format_
-    if (effort := given.get("reasoning", {}).get("effort")) is not None:
-        made["reasoning_effort"] = effort
-    return made
+        options["response_format"] = format_
+    if (effort := fields.get("reasoning", {}).get("effort")) is not None:
+        options["reasoning_effort"] = effort
+    return options
 
 
 class ResponseWriter:
@@ -274,7 +274,7 @@ class ResponseWriter:
     def _response(self, answer: ChatAnswer | None, output: list[dict[str, Any]]) -> dict[str, Any]:
         body = self._body
         is_cut = answer is not None and answer.reply.finish_reason in ("length", "content_filter")
-        why = "max_output_tokens" if answer and answer.reply.finish_reason == "length" else None
+        reason = "max_output_tokens" if answer and answer.reply.finish_reason == "length" else None
         status = "in_progress" if answer is None else "incomplete" if is_cut else "completed"
         return {
             "id": self._id,
@@ -283,7 +283,7 @@ class ResponseWriter:
             "model": body.get("model"),
             "status": status,
             "error": None,
-            "incomplete_details": {"reason": why or "content_filter"} if is_cut else None,
+            "incomplete_details": {"reason": reason or "content_filter"} if is_cut else None,
             "output": output,
             "parallel_tool_calls": body.get("parallel_tool_calls", True),
             "previous_response_id": None,

@@ -40,8 +40,8 @@ def score_vector(scores: Scores, *, name: str = "scores", unit: bool = False) ->
         wrong |= (vector < 0) | (vector > 1)
     if wrong.any():
         place = int(wrong.argmax())
-        wanted = "in [0, 1]" if unit else "finite"
-        raise MetricError(f"`{name}` must be {wanted}, but example {place} is {vector[place]}.")
+        expected = "in [0, 1]" if unit else "finite"
+        raise MetricError(f"`{name}` must be {expected}, but example {place} is {vector[place]}.")
     return vector
 
 
@@ -77,10 +77,10 @@ def counts_of(counts: Scores | None, n: int) -> Vector:
     """
     if counts is None:
         return np.ones(n)
-    found = score_vector(counts, name="counts", unit=True)
-    if found.size != n or not found.all():
+    vector = score_vector(counts, name="counts", unit=True)
+    if vector.size != n or not vector.all():
         raise MetricError(f"`counts` must be {n} numbers above 0 and at most 1, but got {counts}.")
-    return found
+    return vector
 
 
 def spread_of(gap: Vector, counts: Vector) -> tuple[float, float, float]:

@@ -240,9 +240,9 @@ def at_equal_length(preferences: Scores, lengths: Scores, baseline_lengths: Scor
     if wins.max() == 0 or wins.min() == 1:
         return wins
     rows = _rows(wins, gaps, np.zeros(wins.size), None)
-    found = Coefficients(*fitted_coefficients(rows, STUDY_C, seed=0))
-    level = _predicted(found, np.zeros(wins.size))
-    log_odds = found.length * np.tanh(gaps) + found.model
+    coefficients = Coefficients(*fitted_coefficients(rows, STUDY_C, seed=0))
+    level = _predicted(coefficients, np.zeros(wins.size))
+    log_odds = coefficients.length * np.tanh(gaps) + coefficients.model
     adjusted: Vector = np.clip(wins - (0.5 + 0.5 * np.tanh(log_odds / 2)) + level, 0.0, 1.0)
     return adjusted
 

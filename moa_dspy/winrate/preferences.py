@@ -140,8 +140,8 @@ def preferences(scores: Scores, reference: Scores, *, tolerance: float = 0.0) ->
     """
     if not tolerance >= 0:
         raise MetricError(f"`tolerance` must be at least 0, but got {tolerance}.")
-    ours, theirs = paired_vectors(scores, reference, names=("scores", "reference"))
-    gap = ours - theirs
+    vector, reference_vector = paired_vectors(scores, reference, names=("scores", "reference"))
+    gap = vector - reference_vector
     return np.where(np.abs(gap) <= tolerance, 0.5, np.where(gap > 0, 1.0, 0.0))
 
 
@@ -214,7 +214,7 @@ def consistency_p(
     rng, n = np.random.default_rng([seed, first.size]), first.size
     same_place = float(leanings[:n] @ leanings[n:])
     drawn = (rng.permutation(leanings) for _ in range(draws))
-    as_good = sum(float(one[:n] @ one[n:]) <= same_place for one in drawn)
+    as_good = sum(float(sample[:n] @ sample[n:]) <= same_place for sample in drawn)
     return (1 + as_good) / (1 + draws)
 
 
@@ -262,11 +262,17 @@ def judge_agreement(a: Scores, b: Scores, *, confidence: float = 0.95) -> Agreem
         MetricError: lengths differ, no example, one outside [0, 1], or a bad confidence.
     """
     first, second = paired_vectors(a, b, unit=True)
-    one, other = _verdicts(first), _verdicts(second)
-    raw = mean_interval((one == other).astype(np.float64), confidence=confidence)
+    first_verdicts, second_verdicts = _verdicts(first), _verdicts(second)
+    raw = mean_interval(
+        (first_verdicts == second_verdicts).astype(np.float64), confidence=confidence
+    )
     table = np.zeros((3, 3))
-    np.add.at(table, (one.astype(int) + 1, other.astype(int) + 1), 1 / one.size)
-    return Agreement(raw, _kappa(table, one.size, confidence))
+    np.add.at(
+        table,
+        (first_verdicts.astype(int) + 1, second_verdicts.astype(int) + 1),
+        1 / first_verdicts.size,
+    )
+    return Agreement(raw, _kappa(table, first_verdicts.size, confidence))
 
 
 def _verdicts(preferences: Vector) -> Vector:
@@ -278,8 +284,8 @@ def _spearman(a: Vector, b: Vector) -> float:
     # Imported here: scipy costs a second that most callers of this package never need.
     from scipy.stats import spearmanr
 
-    found: Any = spearmanr(a, b)
-    return float(np.clip(found.statistic, -1.0, 1.0))
+    result: Any = spearmanr(a, b)
+    return float(np.clip(result.statistic, -1.0, 1.0))
 
 
 def _fisher(correlation: float, n: int, confidence: float) -> tuple[float, float]:

@@ -39,14 +39,14 @@ class Verdict:
     """Examples still needed; 0 where the answer is known, or more examples would not help."""
     text: str
 
-    def by_chance(self, why: str) -> Verdict:
+    def by_chance(self, reason: str) -> Verdict:
         """Return the verdict of a judge whose preferences may be chance.
 
         Args:
-            why: The numbers that show it.
+            reason: The numbers that show it.
         """
         text = (
-            f"The judge cannot tell better answers from worse ones: {why} So its preferences "
+            f"The judge cannot tell better answers from worse ones: {reason} So its preferences "
             "neither show a gain nor exclude one. Ask a stronger judge."
         )
         return replace(self, kind="judge_cannot_tell", n_more=0, text=text)
@@ -98,15 +98,15 @@ class _Evidence:
 
     def n_more(self, *, min_gain: float, alpha: float) -> int:
         """Return how many new examples are still needed."""
-        known = self.pick.size if self.counts is None else float(self.counts.sum())
+        n_known = self.pick.size if self.counts is None else float(self.counts.sum())
         needed = partial(
             examples_needed, self.gaps, min_gain=min_gain, alpha=alpha, counts=self.counts
         )
-        found = needed()
-        if found <= known:
+        n_needed = needed()
+        if n_needed <= n_known:
             # With z_power = z_alpha every estimate either proves a gain or excludes ``min_gain``.
-            found = needed(power=1 - alpha)
-        return max(ceil(found - known), 1)
+            n_needed = needed(power=1 - alpha)
+        return max(ceil(n_needed - n_known), 1)
 
 
 def verdict(
@@ -149,14 +149,14 @@ def verdict(
     check_share(min_gain, name="min_gain")
     if pick_is_single:
         val = None
-    known = _Evidence.of(pick, single, val, names=("pick", "single"))
-    gaps, counts = known.gaps, known.counts
-    interval = decision_interval(known.pick, known.single, alpha=alpha, counts=counts)
+    evidence = _Evidence.of(pick, single, val, names=("pick", "single"))
+    gaps, counts = evidence.gaps, evidence.counts
+    interval = decision_interval(evidence.pick, evidence.single, alpha=alpha, counts=counts)
     if pick_is_single:
         text = f"Keep the single model: the search chose {names[0]}, so no mixture was tested."
         return Verdict("single", None, interval, gaps.size, 0, text)
     p = sign_flip_mid_p(gaps, counts=counts)
-    numbers = _numbers(interval, p, known.rows)
+    numbers = _numbers(interval, p, evidence.rows)
     if interval.low > 0:
         text = f"Use the mixture: {names[0]} beats {names[1]} by {numbers}."
         return Verdict("mixture", p, interval, gaps.size, 0, text)
@@ -164,7 +164,7 @@ def verdict(
     if interval.high < min_gain:
         text = f"Keep the single model: {gap}, which excludes a gain of {_points(min_gain)}."
         return Verdict("single", p, interval, gaps.size, 0, text)
-    n_more = known.n_more(min_gain=min_gain, alpha=alpha)
+    n_more = evidence.n_more(min_gain=min_gain, alpha=alpha)
     text = f"Not enough examples: {gap}; about {n_more:,} more are needed to see a gain of "
     return Verdict(
         "not_enough_examples", p, interval, gaps.size, n_more, f"{text}{_points(min_gain)}."
@@ -245,10 +245,10 @@ def cost_verdict(
             that is unknown, negative, or 0 for the single model.
     """
     ratio = _ratio(costs, single_costs, cost)
-    known = _Evidence.of(system, single, val, names=("system", "single"))
+    evidence = _Evidence.of(system, single, val, names=("system", "single"))
     return _cost_verdict(
-        known,
-        p=non_inferiority_p(known.pick, known.single, margin=margin, counts=known.counts),
+        evidence,
+        p=non_inferiority_p(evidence.pick, evidence.single, margin=margin, counts=evidence.counts),
         alpha=alpha,
         level=alpha,
         margin=margin,
@@ -309,7 +309,7 @@ def cost_verdicts(
 
 
 def _cost_verdict(
-    known: _Evidence,
+    evidence: _Evidence,
     *,
     p: float,
     alpha: float,
@@ -321,12 +321,12 @@ def _cost_verdict(
 ) -> CostVerdict:
     """Return the verdict of an adjusted p-value and the level at which it was tested."""
     check_level(alpha)
-    gaps, counts = known.gaps, known.counts
-    interval = decision_interval(known.pick, known.single, alpha=level, counts=counts)
+    gaps, counts = evidence.gaps, evidence.counts
+    interval = decision_interval(evidence.pick, evidence.single, alpha=level, counts=counts)
     kind = _cost_kind(p <= alpha, interval, margin=margin, ratio=ratio)
-    n_more = known.n_more(min_gain=margin, alpha=level) if kind == "not_shown" else 0
+    n_more = evidence.n_more(min_gain=margin, alpha=level) if kind == "not_shown" else 0
     head = _cost_headline(kind, names[1], _points(margin), _percent(ratio), COST_WORDS[cost])
-    text = f"{head}: {names[0]} minus {names[1]} is {_numbers(interval, p, known.rows)}"
+    text = f"{head}: {names[0]} minus {names[1]} is {_numbers(interval, p, evidence.rows)}"
     if n_more:
         text += f"; about {n_more:,} more are needed if the two are equally good"
     return CostVerdict(
@@ -367,15 +367,15 @@ def _ratio(
 ) -> float:
     if cost not in COST_WORDS:
         raise MetricError(f"`cost` must be one of {', '.join(COST_WORDS)}, but got {cost!r}.")
-    mine, theirs = costs.get(cost), single_costs.get(cost)
-    if mine is None or theirs is None:
+    system_cost, single_cost = costs.get(cost), single_costs.get(cost)
+    if system_cost is None or single_cost is None:
         raise MetricError(f"The {cost} of a question must be known of both systems.")
-    if not mine >= 0 or not theirs > 0:
+    if not system_cost >= 0 or not single_cost > 0:
         raise MetricError(
             f"The {cost} of a question must be at least 0, and above 0 for the single model, "
-            f"but got {mine} and {theirs}."
+            f"but got {system_cost} and {single_cost}."
         )
-    return mine / theirs
+    return system_cost / single_cost
 
 
 def _percent(ratio: float) -> str:

@@ -65,7 +65,7 @@ def test_json_that_must_be_repaired_gets_no_field_from_a_reference(
     adapter = dspy.JSONAdapter()
     signature = dspy.Signature("question -> reasoning, answer")
     payloads = FAMILIES["json"]
-    quotes = [f"{one}\n{other}" for one in payloads for other in payloads]
+    quotes = [f"{payload}\n{other}" for payload in payloads for other in payloads]
 
     def forged(texts: list[str]) -> list[str]:
         answers = []

@@ -74,7 +74,7 @@ def rates(place: Path | str, select: Callable[[str], object], *, n_hits: int, n_
         for rate, task, inputs in turns if number % 2 else reversed(turns):
             rate.append(per_second(task, inputs))
     store.close()
-    ratios = [mine / its for mine, its in zip(ours, bare, strict=True)]
+    ratios = [stored / its for stored, its in zip(ours, bare, strict=True)]
     return median(ratios), median(ours), median(bare)
 
 

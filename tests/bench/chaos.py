@@ -133,7 +133,7 @@ class Study:
         worker = ["worker", *shared, "--out", str(folder / "out"), "--threads", "4"]
         self.log = folder / "log.txt"
         CallStore(storage).close()
-        self.running = [Process(one, self.log) for one in [main, *[worker] * n_workers]]
+        self.running = [Process(command, self.log) for command in [main, *[worker] * n_workers]]
         self.kills: dict[str, Kill] = {}
 
     def run(self, rng: random.Random, tally: Tally, *, n_kills: int) -> None:
@@ -214,9 +214,9 @@ def disturb(options: argparse.Namespace, folder: Path, database: PostgreSQLServe
                 base = server.base(latency_ms=options.latency_ms, fault_percent=30)
                 study = write_study(home, base, sizes=sizes, n_trials=n_trials, agent=AGENT)
                 storage = places(home, database, kind)
-                one = Study(server, study, storage, home, options.workers)
-                one.run(rng, tally, n_kills=wanted - tally.kills)
-                one.count(tally)
+                run = Study(server, study, storage, home, options.workers)
+                run.run(rng, tally, n_kills=wanted - tally.kills)
+                run.count(tally)
             found = json.loads((home / "out" / "result.json").read_text("utf-8"))
             tally.is_same = tally.is_same and decided(found) == expected
     return tally

@@ -43,11 +43,11 @@ async def in_a_row(lm: Any, n_calls: int) -> None:
 
 
 async def by_tasks(lm: Any, n_calls: int) -> None:
-    async def one() -> None:
+    async def task() -> None:
         for _ in range(n_calls // N_TASKS):
             await _predict.acall(question=question(), lm=lm)
 
-    await asyncio.gather(*(one() for _ in range(N_TASKS)))
+    await asyncio.gather(*(task() for _ in range(N_TASKS)))
 
 
 async def both_clocks(work: Awaitable[None]) -> tuple[float, float]:

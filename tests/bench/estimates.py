@@ -145,7 +145,7 @@ def study(seed: int) -> dict[str, Any]:
         "rows": [n_val, n_test],
         "trials": search.options.n_trials,
         "prompts": has_prompts,
-        "rows_measured": sum(one.rows for one in result.trials) / (n_val * len(result.trials)),
+        "rows_measured": sum(trial.rows for trial in result.trials) / (n_val * len(result.trials)),
         **compared(result),
         "made": spent.made,
     }
@@ -243,7 +243,9 @@ def family_agent(place: int, world: World, seed: str) -> Callable[[str], str]:
         counts[prompt] += world.temperature > 0
         own = letter(question, max(0, counts[prompt] - 1) if chance.random() < 0.4 else 0)
         read = re.findall(r'^\d+\. ".*\b([A-E])"$', prompt, re.MULTILINE)
-        said = read_letter(world.reads, own, ["ABCDE".index(one) for one in read], question, chance)
+        said = read_letter(
+            world.reads, own, ["ABCDE".index(answer) for answer in read], question, chance
+        )
         return " ".join(["well"] * (n_words - 1) + ["ABCDE"[said]])
 
     return script
@@ -412,10 +414,10 @@ def live_studies() -> Iterator[dict[str, Any]]:
             yield live_study(live, Path(folder))
 
 
-def is_held(one: dict[str, Any], name: str, place: int) -> bool:
+def is_held(row: dict[str, Any], name: str, place: int) -> bool:
     """Return whether the range of a study holds what it took."""
-    low, high = one["range"]
-    return bool(low and high and low[place] <= one[name][1] <= high[place])
+    low, high = row["range"]
+    return bool(low and high and low[place] <= row[name][1] <= high[place])
 
 
 def main() -> None:
@@ -428,23 +430,25 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     if asked.live:
-        for one in live_studies():
-            print(json.dumps(one), flush=True)
+        for live_row in live_studies():
+            print(json.dumps(live_row), flush=True)
         return
     found, named = list[dict[str, Any]](), asked.family.split(",")
     families = list(FAMILIES) if asked.family == "all" else [name for name in named if name]
-    runs: list[Callable[[int], dict[str, Any]]] = [partial(family_study, one) for one in families]
+    runs: list[Callable[[int], dict[str, Any]]] = [
+        partial(family_study, family) for family in families
+    ]
     seeds = range(asked.seed, asked.seed + asked.studies)
     for run, seed in product(runs or [study], seeds):
         found.append(run(seed))
         if not asked.json:
             print(json.dumps(found[-1]), flush=True)
     within = {
-        name: sum(1 / FACTOR <= one[f"{name}_ratio"] <= FACTOR for one in found) / len(found)
+        name: sum(1 / FACTOR <= row[f"{name}_ratio"] <= FACTOR for row in found) / len(found)
         for name in ("calls", "usd")
     }
     held = {
-        name: sum(is_held(one, name, place) for one in found) / len(found)
+        name: sum(is_held(row, name, place) for row in found) / len(found)
         for place, name in enumerate(("calls", "usd"))
     }
     more = {"studies": found} if asked.json else {}

@@ -163,7 +163,7 @@ def mutated(content: Any, rng: random.Random) -> Any:
 def _tables(value: Any) -> list[dict[str, Any]]:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     found = [value] if isinstance(value, dict) else []
-    return found + [table for one in inner for table in _tables(one)]
+    return found + [table for item in inner for table in _tables(item)]
 
 
 def to_toml(content: dict[str, Any]) -> str:

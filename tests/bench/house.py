@@ -75,10 +75,12 @@ def arrows(package: Path) -> dict[str, set[str]]:
     modules = modules_of(package)
     found: dict[str, set[str]] = {}
     for name, path in modules.items():
-        named = {one for one in imports_of(path) if one in modules}
+        named = {module for module in imports_of(path) if module in modules}
         # `from room import file` names both; the arrow is to the file.
-        rooms = {one for one in named if any(other.startswith(f"{one}.") for other in named)}
-        used = {one for one in rooms if _takes_names_of(path, one, modules)}
+        rooms = {
+            module for module in named if any(other.startswith(f"{module}.") for other in named)
+        }
+        used = {module for module in rooms if _takes_names_of(path, module, modules)}
         found[name] = named - (rooms - used) - {package.name}
     found.pop(package.name, None)
     return found
@@ -100,24 +102,24 @@ def circles(graph: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
     open_ones: list[str] = []
     found: list[tuple[str, ...]] = []
 
-    def visit(one: str) -> None:
-        index[one] = low[one] = len(index)
-        open_ones.append(one)
-        for other in graph.get(one, ()):
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        open_ones.append(module)
+        for other in graph.get(module, ()):
             if other not in index:
                 visit(other)
-                low[one] = min(low[one], low[other])
+                low[module] = min(low[module], low[other])
             elif other in open_ones:
-                low[one] = min(low[one], index[other])
-        if low[one] == index[one]:
-            place = open_ones.index(one)
-            if len(open_ones) - place > 1 or one in graph.get(one, ()):
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            place = open_ones.index(module)
+            if len(open_ones) - place > 1 or module in graph.get(module, ()):
                 found.append(tuple(sorted(open_ones[place:])))
             del open_ones[place:]
 
-    for one in graph:
-        if one not in index:
-            visit(one)
+    for start in graph:
+        if start not in index:
+            visit(start)
     return found
 
 
@@ -128,14 +130,14 @@ def longest_chain(graph: Mapping[str, set[str]]) -> tuple[str, ...]:
     """
     known: dict[str, tuple[str, ...]] = {}
 
-    def below(one: str, above: frozenset[str]) -> tuple[str, ...]:
-        if one not in known:
-            fresh = (other for other in sorted(graph.get(one, ())) if other not in above)
-            chains = [below(other, above | {one}) for other in fresh]
-            known[one] = (one, *max(chains, key=len, default=()))
-        return known[one]
+    def below(module: str, above: frozenset[str]) -> tuple[str, ...]:
+        if module not in known:
+            fresh = (other for other in sorted(graph.get(module, ())) if other not in above)
+            chains = [below(other, above | {module}) for other in fresh]
+            known[module] = (module, *max(chains, key=len, default=()))
+        return known[module]
 
-    return max((below(one, frozenset({one})) for one in graph), key=len, default=())
+    return max((below(module, frozenset({module})) for module in graph), key=len, default=())
 
 
 def duplicate_names(package: Path) -> dict[str, tuple[str, ...]]:
@@ -232,9 +234,9 @@ def main() -> None:
         print(json.dumps({**asdict(house), **({"walks": walked} if walked else {})}, indent=1))
         return
     print("\n".join(_lines(house)))
-    for name, one in walked.items():
+    for name, row in walked.items():
         print(
-            f"{name:>20}: {one['n_files']} files, {one['n_hops']} hops: {', '.join(one['files'])}"
+            f"{name:>20}: {row['n_files']} files, {row['n_hops']} hops: {', '.join(row['files'])}"
         )
 
 

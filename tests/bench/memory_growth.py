@@ -45,11 +45,11 @@ def mixture_of(url: str, calls: Calls) -> MixtureOfAgents:
 async def answer(mixture: MixtureOfAgents, n_calls: int) -> None:
     """Ask new questions until this many calls were made since the pool is there."""
 
-    async def one() -> None:
+    async def task() -> None:
         while mixture.pool.calls.ledger.spending.made < n_calls:
             await mixture.acall(question=f"Question {next(_number)}: the capital of France?")
 
-    await asyncio.gather(*(one() for _ in range(N_TASKS)))
+    await asyncio.gather(*(task() for _ in range(N_TASKS)))
 
 
 def resident_mb() -> float:

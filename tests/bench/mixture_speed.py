@@ -95,8 +95,10 @@ class World:
 
     async def two_gathers(self) -> None:
         asked = [question() for _ in range(self.n_at_once)]
-        await asyncio.gather(*(call for one in asked for call in self.first_wave(one)))
-        await asyncio.gather(*(self.last_call(one) for one in asked))
+        await asyncio.gather(
+            *(call for question_asked in asked for call in self.first_wave(question_asked))
+        )
+        await asyncio.gather(*(self.last_call(question_asked) for question_asked in asked))
 
 
 async def seconds(side: Side, clock: Callable[[], float], n: int = 1) -> float:

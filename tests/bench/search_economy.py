@@ -62,11 +62,11 @@ def calls_of(run: Run, rule: str, *, shared: bool, cap: float) -> dict[str, Any]
     return {"calls": min(cap, made), "end": "censored" if made >= cap else "cut"}
 
 
-def ahead_by_chance(world: World, mine: Run, *, draws: int) -> float:
+def ahead_by_chance(world: World, own_run: Run, *, draws: int) -> float:
     """Return the share of random searches that arrive with fewer calls than ours; a tie is half."""
-    calls = mine.shared if "choose" in mine.goals else inf
+    calls = own_run.shared if "choose" in own_run.goals else inf
     seeds = [1_000 * (draw + 1) + world.seed for draw in range(draws)]
-    found = [other_draw(world, seed, most_shared=mine.shared) for seed in seeds]
+    found = [other_draw(world, seed, most_shared=own_run.shared) for seed in seeds]
     return fmean((n < calls) + 0.5 * (n == calls) for n in found)
 
 
@@ -74,14 +74,14 @@ def one_world(family: str, seed: int, trials: int, rival_trials: int, draws: int
     """Return the calls of every search in one world."""
     space, surface = FAMILIES[family]
     world = World(space, surface, seed=seed, n_rows=N_ROWS)
-    mine = ours(world, n_trials=trials)
-    is_there = "choose" in mine.goals
+    own_run = ours(world, n_trials=trials)
+    has_arrived = "choose" in own_run.goals
     found: dict[str, Any] = {
-        "ours": {"calls": mine.shared, "end": "arrived" if is_there else "cut"},
-        "trials": mine.trials,
-        "ahead": ahead_by_chance(world, mine, draws=draws),
+        "ours": {"calls": own_run.shared, "end": "arrived" if has_arrived else "cut"},
+        "trials": own_run.trials,
+        "ahead": ahead_by_chance(world, own_run, draws=draws),
     }
-    cap = CAP * mine.shared
+    cap = CAP * own_run.shared
     for name, search in RIVALS.items():
         run = search(world, n_trials=rival_trials, most_shared=cap, most_unshared=cap)
         for rule in RULES:
@@ -93,7 +93,7 @@ def one_world(family: str, seed: int, trials: int, rival_trials: int, draws: int
 
 def summary(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return medians over worlds, the median ratio of ours over each rival, and who arrived."""
-    mine = [world["ours"]["calls"] for world in worlds]
+    own_calls = [world["ours"]["calls"] for world in worlds]
     names = [name for name in worlds[0] if "." in name]
     ahead = [world["ahead"] for world in worlds]
     return {
@@ -103,9 +103,11 @@ def summary(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             name: {
                 **_one(worlds, name),
                 "ours_over": median(
-                    ours / world[name]["calls"] for ours, world in zip(mine, worlds, strict=True)
+                    ours / world[name]["calls"]
+                    for ours, world in zip(own_calls, worlds, strict=True)
                 ),
-                "ours_over_of_medians": median(mine) / median(w[name]["calls"] for w in worlds),
+                "ours_over_of_medians": median(own_calls)
+                / median(w[name]["calls"] for w in worlds),
                 "beats_ours": sum(_beats(world[name], world["ours"]) for world in worlds),
             }
             for name in names
@@ -113,11 +115,11 @@ def summary(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _beats(rival: dict[str, Any], mine: dict[str, Any]) -> bool:
+def _beats(rival: dict[str, Any], own_end: dict[str, Any]) -> bool:
     """Whether a rival arrived where ours did not, or with fewer calls."""
     if rival["end"] != "arrived":
         return False
-    return bool(mine["end"] != "arrived" or rival["calls"] < mine["calls"])
+    return bool(own_end["end"] != "arrived" or rival["calls"] < own_end["calls"])
 
 
 def _one(worlds: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

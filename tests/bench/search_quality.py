@@ -119,7 +119,7 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
         return {**printed, "honest": rows}
     if options.rule:
         printed["rule"] = [rule_row(drawn) for drawn in cells.values()]
-        each = each_pool(one for cell in cells.values() for one in cell)
+        each = each_pool(draw for cell in cells.values() for draw in cell)
         return printed | {"each_pool": each, "subpools": _subpools(cells.values())}
     kinds = {pool for pool, _ in cells}
     highest = {pool: None if pool == "sub" else ceiling(answers.pool(pool)) for pool in kinds}
@@ -134,8 +134,8 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _subpools(cells: Iterable[Sequence[Drawn]]) -> dict[str, tuple[str, ...]]:
-    every = (one for cell in cells for one in cell)
-    return {one.task.pool: one.pool for one in every if "sub" in one.task.pool}
+    every = (draw for cell in cells for draw in cell)
+    return {draw.task.pool: draw.pool for draw in every if "sub" in draw.task.pool}
 
 
 def main(arguments: Sequence[str]) -> None:

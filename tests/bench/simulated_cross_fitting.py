@@ -69,10 +69,10 @@ def _picked(scores: _Floats, n_singles: int) -> tuple[NDArray[np.intp], NDArray[
     return scores[..., :n_singles].argmax(-1), scores.argmax(-1)
 
 
-def _gap(world: TiedSystems, one: NDArray[np.intp], other: NDArray[np.intp]) -> _Floats:
+def _gap(world: TiedSystems, left: NDArray[np.intp], right: NDArray[np.intp]) -> _Floats:
     """Return the variance of the difference of two systems on as many examples as val has."""
     c = world.covariance
-    found: _Floats = c[one, one] + c[other, other] - 2 * c[one, other]
+    found: _Floats = c[left, left] + c[right, right] - 2 * c[left, right]
     return found
 
 
@@ -131,7 +131,7 @@ def tied_verdicts(n: int, *, n_random: int = 40) -> dict[str, Any]:
     found = [wrong_mixtures(world, n) for world in worlds(n_random)]
     most = {
         ratio: {
-            count: max(one["mixture"][ratio][count] for one in found) for count in map(str, COUNTS)
+            count: max(row["mixture"][ratio][count] for row in found) for count in map(str, COUNTS)
         }
         for ratio in map(str, RATIOS)
     }

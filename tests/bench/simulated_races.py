@@ -78,8 +78,8 @@ def _rows(
     for end, leads in seen:
         # Below two standard deviations a race says no without a test.
         close = [(-leads[rival, arm], rival) for rival in whole if leads[rival, arm] > 2]
-        mine = arms[arm, :end].tolist()
-        if any(race.is_lost(mine, arms[rival, :end].tolist()) for _, rival in sorted(close)):
+        arm_scores = arms[arm, :end].tolist()
+        if any(race.is_lost(arm_scores, arms[rival, :end].tolist()) for _, rival in sorted(close)):
             return end
     return N_ROWS
 

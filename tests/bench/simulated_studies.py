@@ -76,7 +76,7 @@ def paired(
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Return plain paired differences with their standard errors: nothing is shrunk."""
     del evidence
-    gaps = np.array([one.scores - incumbent.scores for one in measured])
+    gaps = np.array([candidate.scores - incumbent.scores for candidate in measured])
     n = gaps.shape[1]
     errors = gaps.std(1, ddof=1) / sqrt(n) if n > 1 else np.ones(len(gaps))
     return gaps.mean(1).tolist(), errors.tolist()
@@ -159,23 +159,27 @@ def said_mixture(world: World, n_studies: int, *, asks_truth: bool = False) -> d
 def summed_up(found: Sequence[SimulatedStudy], *, asks_truth: bool = False) -> dict[str, Any]:
     """Return the shares of the studies, and their means."""
     n_studies = len(found)
-    rate = sum(one.kind == "mixture" for one in found) / n_studies
+    rate = sum(simulated.kind == "mixture" for simulated in found) / n_studies
     row: dict[str, Any] = {
         "studies": n_studies,
         "mixture": rate,
         "se": sqrt(rate * (1 - rate) / n_studies),
-        "mean_gain": float(np.mean([one.gain for one in found])),
-        "mean_discordance": float(np.mean([one.discordance for one in found])),
+        "mean_gain": float(np.mean([simulated.gain for simulated in found])),
+        "mean_discordance": float(np.mean([simulated.discordance for simulated in found])),
     }
     if asks_truth:
-        told = [(one.kind, one.true_gain) for one in found if one.true_gain is not None]
-        wrong = sum(kind == "mixture" and gain <= 0 for kind, gain in told) / n_studies
+        picks = [
+            (simulated.kind, simulated.true_gain)
+            for simulated in found
+            if simulated.true_gain is not None
+        ]
+        wrong = sum(kind == "mixture" and gain <= 0 for kind, gain in picks) / n_studies
         row |= {
             "wrong": wrong,
             "wrong_se": sqrt(wrong * (1 - wrong) / n_studies),
-            "picked": len(told) / n_studies,
-            "picked_that_gain": sum(gain > 0 for _, gain in told) / n_studies,
-            "mean_true_gain_of_picks": float(np.mean([gain for _, gain in told] or [0.0])),
+            "picked": len(picks) / n_studies,
+            "picked_that_gain": sum(gain > 0 for _, gain in picks) / n_studies,
+            "mean_true_gain_of_picks": float(np.mean([gain for _, gain in picks] or [0.0])),
         }
     return row
 
@@ -214,12 +218,14 @@ def one_mixture(n_studies: int, *, gain: float, discordance: float) -> dict[str,
     n_picked = n_said = 0
     for seed in range(n_studies):
         kinds = rng.choice(4, size=N_VAL + N_TEST, p=chances)
-        ours, theirs = (np.isin(kinds, pair).astype(np.float64) for pair in ((0, 2), (1, 2)))
+        mixture_scores, single_scores = (
+            np.isin(kinds, pair).astype(np.float64) for pair in ((0, 2), (1, 2))
+        )
         evidence = Evidence(
-            singles={"a": theirs[:N_VAL], "b": np.zeros(N_VAL)},
+            singles={"a": single_scores[:N_VAL], "b": np.zeros(N_VAL)},
             measured=(
-                CandidateScores(single, theirs[:N_VAL], 1.0, 1.0),
-                CandidateScores(mixture, ours[:N_VAL], 3.0, 3.0),
+                CandidateScores(single, single_scores[:N_VAL], 1.0, 1.0),
+                CandidateScores(mixture, mixture_scores[:N_VAL], 3.0, 3.0),
             ),
             ballots=None,
             widths=(1, 1),
@@ -231,7 +237,10 @@ def one_mixture(n_studies: int, *, gain: float, discordance: float) -> dict[str,
         n_picked += is_picked
         if is_picked and (held := cross_fitted(evidence, seed=seed)) is not None:
             said = verdict(
-                ours[N_VAL:], theirs[N_VAL:], val=(held.pick, held.single), pick_is_single=False
+                mixture_scores[N_VAL:],
+                single_scores[N_VAL:],
+                val=(held.pick, held.single),
+                pick_is_single=False,
             )
             n_said += said.kind == "mixture"
     rate = n_said / n_studies

@@ -137,11 +137,11 @@ def row_of(task: Task, splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the row of one pool and size; what no split has is null."""
     means: dict[str, float | None] = {}
     for name in (*MEANS, *MORE_MEANS):
-        values = [float(one[name]) for one in splits if name in one]
+        values = [float(split[name]) for split in splits if name in split]
         means[name] = fmean(values) if values else None
-    counts = {"votes": sum("full" in one for one in splits)}
-    counts["less"] = sum(one.get("for_less") is not None for one in splits)
-    counts["early"] = sum(one.get("is_early", False) for one in splits)
+    counts = {"votes": sum("full" in split for split in splits)}
+    counts["less"] = sum(split.get("for_less") is not None for split in splits)
+    counts["early"] = sum(split.get("is_early", False) for split in splits)
     head = {"pool": task.pool, "dev": task.dev, "splits": len(splits)}
     return {**head, **counts, **means, "each": list(splits)}
 

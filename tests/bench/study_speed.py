@@ -163,14 +163,14 @@ def timed(
         number, text = len(trials.records), str(architecture)
         record = TrialRecord(number, text, proposal.origin, rows=200, **values, **costs)
         rows = [float(rng.random() < record.score) for _ in range(200)]
-        told = [getattr(record, name) for name in names]
-        trials.tell(proposal, trials.start(proposal), record, told, row_scores=rows)
+        told_values = [getattr(record, name) for name in names]
+        trials.tell(proposal, trials.start(proposal), record, told_values, row_scores=rows)
 
     trials = Trials(
         study=make_study(objectives, seed=0, sampler=sampler, storage=storage),
         space=space,
         ranking=space.agents,
-        canonical=lambda one: one,
+        canonical=lambda arch: arch,
         seed=0,
     )
     found = {}

@@ -143,8 +143,8 @@ def test_halving_spends_the_same_cells_on_half_as_many_labels_again(
 
 
 def test_the_ceiling_of_one_model_is_its_score() -> None:
-    one = some_answers(n_models=1, n=40, is_graded=True)
-    assert ceiling(one) == pytest.approx(one.scores.mean())
+    answers = some_answers(n_models=1, n=40, is_graded=True)
+    assert ceiling(answers) == pytest.approx(answers.scores.mean())
 
 
 def test_a_bound_by_hand() -> None:

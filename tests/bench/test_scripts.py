@@ -271,8 +271,8 @@ def test_search_quality_has_every_rival_in_every_row(tmp_path: Path) -> None:
     assert all(0 <= row[name] <= row["optimum"] for name in (*rivals, "ours"))
     assert 0 < row["cells"] <= row["models"] * row["dev"]
     assert {"optimism", "reported_minus_truth", "reported_minus_truth_se", "coverage"} < set(row)
-    assert [one["labels"] for one in printed["halving"]] == [60]
-    leads = [one["mean"] for one in row["baseline_minus_ours"].values()]
+    assert [half["labels"] for half in printed["halving"]] == [60]
+    leads = [lead["mean"] for lead in row["baseline_minus_ours"].values()]
     assert printed["summary"]["largest_baseline_lead"] == max(leads)
 
 

@@ -90,10 +90,10 @@ def test_a_call_is_refused_when_one_as_slow_as_the_slowest_would_end_too_late(
 
 
 def test_calls_in_flight_count_by_their_upper_bound(make_ledger: MakeLedger) -> None:
-    one = make_ledger(Budget(calls=1))
-    one.reserve(CallEstimate())
+    small = make_ledger(Budget(calls=1))
+    small.reserve(CallEstimate())
     with pytest.raises(BudgetReachedError, match="1 calls"):
-        one.reserve(CallEstimate())
+        small.reserve(CallEstimate())
     ledger = make_ledger(Budget(tokens=100))
     tickets = [ledger.reserve(CallEstimate(tokens=40)) for _ in range(2)]
     with pytest.raises(BudgetReachedError, match="100 tokens"):

@@ -61,26 +61,30 @@ def jump_by(store: CallStore, seconds: str) -> None:
 def test_one_holds_a_claim_and_the_next_gets_it_when_it_is_given_back(
     stores: Callable[..., CallStore],
 ) -> None:
-    ours, theirs = stores(), stores()
-    assert ours.claim("k")
-    assert [theirs.claim("k"), ours.claim("k"), theirs.claim("other")] == [False, False, True]
-    ours.release("k")
-    ours.release("k")  # not held: nothing happens
-    theirs.release("k")
-    assert theirs.claim("k")
+    store, other_store = stores(), stores()
+    assert store.claim("k")
+    assert [other_store.claim("k"), store.claim("k"), other_store.claim("other")] == [
+        False,
+        False,
+        True,
+    ]
+    store.release("k")
+    store.release("k")  # not held: nothing happens
+    other_store.release("k")
+    assert other_store.claim("k")
 
 
 def test_an_answer_gives_its_claim_back_and_a_failure_does_not(
     stores: Callable[..., CallStore], make_call: MakeCall
 ) -> None:
-    ours, theirs = stores(), stores()
+    store, other_store = stores(), stores()
     call = make_call()
-    assert ours.claim(call.key)
-    ours.put(make_call(response=None, failure="down"))
-    assert not theirs.claim(call.key)
-    ours.put(call)
-    assert theirs.claim(call.key)
-    assert theirs.get(call.key) == call
+    assert store.claim(call.key)
+    store.put(make_call(response=None, failure="down"))
+    assert not other_store.claim(call.key)
+    store.put(call)
+    assert other_store.claim(call.key)
+    assert other_store.get(call.key) == call
 
 
 def test_of_many_threads_and_stores_one_gets_the_claim(stores: Callable[..., CallStore]) -> None:
@@ -95,35 +99,35 @@ def test_of_many_threads_and_stores_one_gets_the_claim(stores: Callable[..., Cal
 
 
 def test_a_closed_store_holds_nothing(stores: Callable[..., CallStore]) -> None:
-    ours, theirs = stores(3600), stores(3600)
-    assert ours.claim("k")
-    ours.close()
-    assert theirs.claim("k")
+    store, other_store = stores(3600), stores(3600)
+    assert store.claim("k")
+    store.close()
+    assert other_store.claim("k")
 
 
 def test_a_claim_outlasts_its_lease_while_its_owner_lives(
     stores: Callable[..., CallStore],
 ) -> None:
-    ours, theirs = stores(), stores()
-    assert ours.claim("k")
+    store, other_store = stores(), stores()
+    assert store.claim("k")
     beats = "SELECT beat FROM owners"
     last = time.monotonic() + 60
-    while theirs.database.rows(beats)[0][0] < 5 and time.monotonic() < last:
-        assert not theirs.claim("k")
+    while other_store.database.rows(beats)[0][0] < 5 and time.monotonic() < last:
+        assert not other_store.claim("k")
         time.sleep(0.02)
-    assert theirs.database.rows(beats)[0][0] >= 5, "more than a lease has passed"
+    assert other_store.database.rows(beats)[0][0] >= 5, "more than a lease has passed"
 
 
 def test_a_claim_is_free_a_lease_after_its_owners_last_beat(
     stores: Callable[..., CallStore],
 ) -> None:
-    ours, theirs = stores(), stores()
-    assert ours.claim("k")
-    ours.owner.stop()
-    assert waits_until_claimed(theirs, "k")
+    store, other_store = stores(), stores()
+    assert store.claim("k")
+    store.owner.stop()
+    assert waits_until_claimed(other_store, "k")
     # Who comes back later neither loses its way nor takes the claim away.
-    ours.release("k")
-    assert not ours.claim("k")
+    store.release("k")
+    assert not store.claim("k")
 
 
 @pytest.mark.slow
@@ -144,33 +148,33 @@ def test_a_clock_of_a_machine_that_jumps_makes_no_living_owner_of_a_file_dead(
     tmp_path: Path,
 ) -> None:
     place = tmp_path / "calls.sqlite"
-    ours, theirs = (CallStore(place, lease_seconds=3600) for _ in range(2))
-    assert ours.claim("k")
+    store, other_store = (CallStore(place, lease_seconds=3600) for _ in range(2))
+    assert store.claim("k")
     for jump in ("- 1e9", "+ 1e9"):
-        jump_by(theirs, jump)
-        assert not theirs.claim("k")
-    ours.close()
-    theirs.close()
+        jump_by(other_store, jump)
+        assert not other_store.claim("k")
+    store.close()
+    other_store.close()
 
 
 def test_a_servers_clock_that_was_set_back_keeps_no_dead_owner_alive(postgresql_url: str) -> None:
-    ours, theirs = (CallStore(postgresql_url, lease_seconds=LEASE) for _ in range(2))
-    assert ours.claim("k")
-    ours.owner.stop()
-    jump_by(theirs, "+ 1e9")
-    assert waits_until_claimed(theirs, "k")
-    ours.close()
-    theirs.close()
+    store, other_store = (CallStore(postgresql_url, lease_seconds=LEASE) for _ in range(2))
+    assert store.claim("k")
+    store.owner.stop()
+    jump_by(other_store, "+ 1e9")
+    assert waits_until_claimed(other_store, "k")
+    store.close()
+    other_store.close()
 
 
 def test_a_claim_left_long_ago_is_free_at_once_by_the_servers_clock(postgresql_url: str) -> None:
-    ours, theirs = (CallStore(postgresql_url, lease_seconds=3600) for _ in range(2))
-    assert ours.claim("k")
-    ours.owner.stop()
-    jump_by(theirs, "- 7200")
-    assert theirs.claim("k")
-    ours.close()
-    theirs.close()
+    store, other_store = (CallStore(postgresql_url, lease_seconds=3600) for _ in range(2))
+    assert store.claim("k")
+    store.owner.stop()
+    jump_by(other_store, "- 7200")
+    assert other_store.claim("k")
+    store.close()
+    other_store.close()
 
 
 def test_pauses_grow_from_milliseconds_to_half_a_second_and_are_never_even() -> None:

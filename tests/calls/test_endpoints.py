@@ -116,10 +116,10 @@ def test_two_servers_of_one_model_name_never_share_an_answer(
     calls = Calls(CallStore(tmp_path / "calls.sqlite"))
     with serving(Reply("Rome")) as other:
         for _ in range(2):
-            for who, expected in ((server, "Paris"), (other, "Rome")):
-                assert ask(pool_of(who, client=client, calls=calls).lm("a"), is_async=False) == [
-                    expected
-                ]
+            for endpoint, expected in ((server, "Paris"), (other, "Rome")):
+                assert ask(
+                    pool_of(endpoint, client=client, calls=calls).lm("a"), is_async=False
+                ) == [expected]
         assert (len(server.bodies), len(other.bodies), calls.ledger.spending.made) == (1, 1, 2)
 
 

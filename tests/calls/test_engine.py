@@ -123,10 +123,10 @@ def test_a_seeded_endpoint_draws_by_the_calls_content() -> None:
         asked(lm, "one")
         asked(lm, "two")
         asked(lm.copy(seed=5), "one")
-    one, two, given, *rest = seeds
-    assert one != two
+    first, second, given, *rest = seeds
+    assert first != second
     assert given == 5
-    assert rest == [one, two, 5, None, None, 5]
+    assert rest == [first, second, 5, None, None, 5]
 
 
 def test_a_failure_is_a_reason_in_the_answer_live_and_in_a_replay() -> None:

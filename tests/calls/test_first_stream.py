@@ -104,7 +104,7 @@ def test_a_mixture_answers_in_its_first_stream(text: str, thought: str, is_async
         pool = Pool(Agent(name=n, model=f"openai/{n}", api_base=server.url) for n in "abc")
         mixture = MixtureOfAgents("question -> answer", text, pool=pool, adapter=PlainChat())
         found = asyncio.run(seen(mixture, is_async=is_async))
-    chunks = [one.chunk for one in found if isinstance(one, dspy.streaming.StreamResponse)]
+    chunks = [part.chunk for part in found if isinstance(part, dspy.streaming.StreamResponse)]
     assert found[-1].answer == "42"
     assert "".join(chunks) == ("42" if thought is ALOUD else f"{QUIET}42")
 
@@ -257,7 +257,7 @@ def test_a_server_sends_the_answer_in_its_first_stream(thought: str) -> None:
         }
         key = {"authorization": f"Bearer {KEY}"}
         reply = httpx.post(f"{url}/chat/completions", json=body, headers=key, timeout=30)
-        lines = [one.removeprefix("data: ") for one in reply.text.splitlines() if one]
+        lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line]
         events = [json.loads(line) for line in lines if line.startswith("{")]
         assert not any("error" in event for event in events)
         assert lines[-1] == "[DONE]"

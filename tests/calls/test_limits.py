@@ -75,8 +75,8 @@ def test_a_server_that_does_one_thing_at_a_time_is_asked_one_thing_at_a_time(
 def test_another_endpoint_has_slots_of_its_own() -> None:
     gate = threading.Event()
     with serving(Reply(wait=gate)) as slow, serving(Reply("Rome")) as quick:
-        one: dict[str, Any] = {"model": "openai/x", "max_concurrent": 1, "num_retries": 0}
-        agents = [Agent(name=n, api_base=s.url, **one) for n, s in (("s", slow), ("q", quick))]
+        options: dict[str, Any] = {"model": "openai/x", "max_concurrent": 1, "num_retries": 0}
+        agents = [Agent(name=n, api_base=s.url, **options) for n, s in (("s", slow), ("q", quick))]
         pool = Pool(agents)
         lms: list[Any] = [pool.lm("s"), pool.lm("q")]
         waiting = THREADS.submit(lambda: lms[0]("q"))

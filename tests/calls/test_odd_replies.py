@@ -47,11 +47,11 @@ def asked(program: MixtureOfAgents, *, is_streamed: bool = False) -> tuple[Answe
     async def streamed() -> tuple[Answer, str]:
         shown, answer = "", None
         listener = AnswerListener(program)
-        async for one in dspy.streamify(program, stream_listeners=[listener])(question="?"):
-            if isinstance(one, dspy.Prediction):
-                answer = one.mixture
-            elif isinstance(one, dspy.streaming.StreamResponse):
-                shown += one.chunk
+        async for part in dspy.streamify(program, stream_listeners=[listener])(question="?"):
+            if isinstance(part, dspy.Prediction):
+                answer = part.mixture
+            elif isinstance(part, dspy.streaming.StreamResponse):
+                shown += part.chunk
         assert answer is not None
         return answer, shown
 

@@ -130,9 +130,9 @@ def test_an_answer_whose_tokens_were_not_counted_is_an_answer(
 
 def events(*contents: dict[str, Any]) -> list[bytes]:
     return [
-        (f"event: {one['type']}\n" if "type" in one else "").encode()
-        + f"data: {json.dumps(one)}\n\n".encode()
-        for one in contents
+        (f"event: {content['type']}\n" if "type" in content else "").encode()
+        + f"data: {json.dumps(content)}\n\n".encode()
+        for content in contents
     ]
 
 

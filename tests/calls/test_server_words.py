@@ -159,7 +159,7 @@ SPELLED = {
     "in an address": quote(KEY, safe=""),
     "in an address, twice": quote(quote(KEY, safe=""), safe=""),
     "in an address, in lower case": quote(KEY, safe="").lower(),
-    "in JSON": "".join(f"\\u{ord(one):04x}" for one in KEY),
+    "in JSON": "".join(f"\\u{ord(character):04x}" for character in KEY),
     "in JSON, slashes": KEY.replace("/", r"\/"),
     "in HTML": KEY.replace("+", "&#43;").replace("/", "&#x2F;"),
     "in hexadecimal": KEY.encode().hex(),

@@ -40,7 +40,7 @@ def test_max_concurrent_counts_over_all_processes(stores: list[CallStore]) -> No
         return Reply("Paris")
 
     with serving(slowly) as server:
-        lms: list[Any] = [pool_of(server, one, max_concurrent=2).lm("a") for one in stores]
+        lms: list[Any] = [pool_of(server, store, max_concurrent=2).lm("a") for store in stores]
         with ThreadPoolExecutor(12) as threads:
             list(threads.map(lambda n: lms[n % 3](f"question {n}"), range(24)))
         assert (len(server.bodies), server.n_most) == (24, 2)
@@ -48,7 +48,7 @@ def test_max_concurrent_counts_over_all_processes(stores: list[CallStore]) -> No
 
 def test_a_slot_is_free_again_when_the_request_failed(stores: list[CallStore]) -> None:
     with serving([Reply(status=400), Reply("Paris")]) as server:
-        first, second, _ = (pool_of(server, one, max_concurrent=1) for one in stores)
+        first, second, _ = (pool_of(server, store, max_concurrent=1) for store in stores)
         lm: Any = first.lm("a")
         with pytest.raises(Exception, match="400"):
             lm("q")
@@ -62,8 +62,8 @@ def test_a_slot_is_free_again_when_the_request_failed(stores: list[CallStore]) -
 def test_what_one_process_was_told_all_keep(stores: list[CallStore]) -> None:
     gate = threading.Event()
     with serving([Reply(status=429, retry_after="2"), Reply("Paris")]) as server:
-        told, other, _ = (pool_of(server, one, num_retries=0) for one in stores)
-        lm: Any = told.lm("a")
+        pool, other, _ = (pool_of(server, store, num_retries=0) for store in stores)
+        lm: Any = pool.lm("a")
         with pytest.raises(Exception, match="429"):
             lm("q")
         limiter = other.calls.limiters.of(server.url)
@@ -72,8 +72,8 @@ def test_what_one_process_was_told_all_keep(stores: list[CallStore]) -> None:
         assert 1 < entry.wait_seconds <= 2
         gate.set()
         started = time.monotonic()
-        theirs: Any = other.lm("a")
-        assert theirs("another") == ["Paris"]
+        other_lm: Any = other.lm("a")
+        assert other_lm("another") == ["Paris"]
         assert time.monotonic() - started >= 1
 
 

@@ -40,21 +40,21 @@ def made(*ledgers: Ledger) -> list[int]:
 
 
 def test_a_call_is_counted_by_the_ledger_of_its_calls_and_by_that_of_the_scope() -> None:
-    calls, mine = Calls(), Ledger()
+    calls, scoped = Calls(), Ledger()
     ask(calls, 0)
-    with spending_under(mine):
+    with spending_under(scoped):
         for number in (1, 2, 2):
             ask(calls, number)
     ask(calls, 2)
     own = calls.ledger.spending
     assert (own.made, own.reused, own.tokens, own.usd) == (3, 2, 21, 4.5)
-    inside = mine.spending
+    inside = scoped.spending
     assert (inside.made, inside.reused, inside.tokens, inside.usd) == (2, 1, 14, 3.0)
 
 
 def test_the_smaller_budget_refuses_and_the_other_ledger_is_left_as_it_was() -> None:
-    calls, mine = Calls(ledger=Ledger(Budget(calls=2))), Ledger(Budget(calls=1))
-    with spending_under(mine):
+    calls, scoped = Calls(ledger=Ledger(Budget(calls=2))), Ledger(Budget(calls=1))
+    with spending_under(scoped):
         ask(calls, 0)
         with pytest.raises(BudgetReachedError, match="The budget of 1 calls is reached"):
             ask(calls, 1)
@@ -64,25 +64,25 @@ def test_the_smaller_budget_refuses_and_the_other_ledger_is_left_as_it_was() -> 
     with spending_under(wide), pytest.raises(BudgetReachedError, match="The budget of 2 calls"):
         ask(calls, 2)
     assert wide.backend.totals().calls == 0
-    assert made(calls.ledger, mine, wide) == [2, 1, 0]
+    assert made(calls.ledger, scoped, wide) == [2, 1, 0]
 
 
 def test_a_ledger_of_the_scope_needs_a_bound_of_every_call_as_any_other() -> None:
-    calls, mine = Calls(), Ledger(Budget(usd=1.0))
-    with spending_under(mine), pytest.raises(StudyError, match=r"`budget\.usd` needs an upper"):
+    calls, scoped = Calls(), Ledger(Budget(usd=1.0))
+    with spending_under(scoped), pytest.raises(StudyError, match=r"`budget\.usd` needs an upper"):
         calls.answer(calls.prepare(CALLER, {"number": 1}), respond)
     assert calls.ledger.backend.totals().calls == 0
 
 
 def test_a_failed_call_is_counted_in_every_ledger() -> None:
-    calls, mine = Calls(), Ledger()
+    calls, scoped = Calls(), Ledger()
 
     def fail() -> dict[str, Any]:
         raise OSError("down")
 
-    with spending_under(mine), pytest.raises(OSError, match="down"):
+    with spending_under(scoped), pytest.raises(OSError, match="down"):
         calls.answer(calls.prepare(CALLER, {"number": 1}), fail)
-    assert made(calls.ledger, mine) == [1, 1]
+    assert made(calls.ledger, scoped) == [1, 1]
 
 
 def test_scopes_add_up_and_each_has_its_own_budget() -> None:
@@ -127,13 +127,13 @@ def test_a_nested_share_never_widens_the_one_around_it() -> None:
 
 
 def test_a_scope_of_one_call_keeps_the_ledgers_around_it() -> None:
-    calls, mine = Calls(), Ledger()
-    with call_scope() as outer, spending_under(mine):
+    calls, scoped = Calls(), Ledger()
+    with call_scope() as outer, spending_under(scoped):
         ask(calls, 0)
         with call_scope(example="e") as inner:
             ask(calls, 1)
     assert (len(outer.log), len(inner.log)) == (1, 1)
-    assert made(mine) == [2]
+    assert made(scoped) == [2]
 
 
 def test_two_searches_on_one_pool_at_the_same_time_have_budgets_of_their_own() -> None:
@@ -179,30 +179,30 @@ def test_tasks_inherit_the_ledgers_and_do_not_mix_them() -> None:
 
 
 def test_a_thread_inherits_the_ledgers_by_its_context_or_by_entering_the_scope() -> None:
-    calls, mine = Calls(), Ledger()
+    calls, scoped = Calls(), Ledger()
 
     def enter_and_ask() -> None:
         with entered(scope):
             ask(calls, 2)
 
-    with ThreadPoolExecutor(1) as threads, spending_under(mine):
+    with ThreadPoolExecutor(1) as threads, spending_under(scoped):
         scope = current_scope()
         threads.submit(ask, calls, 0).result()
         threads.submit(copy_context().run, ask, calls, 1).result()
         threads.submit(enter_and_ask).result()
-    assert made(mine, calls.ledger) == [2, 3]
+    assert made(scoped, calls.ledger) == [2, 3]
 
 
 def test_a_ledger_in_a_store_counts_what_a_ledger_in_memory_counts(tmp_path: Path) -> None:
     store = CallStore(tmp_path / "calls.sqlite")
-    kept, mine = Ledger(Budget(calls=2), backend=store.budget("study")), Ledger()
-    calls = Calls(store, ledger=mine)
+    kept, in_memory = Ledger(Budget(calls=2), backend=store.budget("study")), Ledger()
+    calls = Calls(store, ledger=in_memory)
     with spending_under(kept):
         for number in range(2):
             ask(calls, number)
         with pytest.raises(BudgetReachedError, match="The budget of 2 calls"):
             ask(calls, 2)
-    assert made(kept, mine) == [2, 2]
-    assert mine.backend.totals().calls == 2
+    assert made(kept, in_memory) == [2, 2]
+    assert in_memory.backend.totals().calls == 2
     assert store.budget("study").totals().calls == 2
     store.close()

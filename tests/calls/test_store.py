@@ -30,9 +30,9 @@ sys.stdin.read()
 """
 
 
-def writer(place: Place, who: str, n_calls: int) -> subprocess.Popen[str]:
+def writer(place: Place, name: str, n_calls: int) -> subprocess.Popen[str]:
     """Start a process that stores calls, says which, and then waits for its input to end."""
-    command = [sys.executable, "-c", WRITER, str(place), who, str(n_calls)]
+    command = [sys.executable, "-c", WRITER, str(place), name, str(n_calls)]
     return subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
@@ -112,11 +112,11 @@ def test_what_no_database_takes_as_text_is_escaped_in_a_failure(
 
 
 def test_an_answer_of_another_process_is_seen_at_once(place: Place, make_call: MakeCall) -> None:
-    ours, theirs = (CallStore(place) for _ in range(2))
+    store, other_store = (CallStore(place) for _ in range(2))
     call = make_call()
-    assert ours.get(call.key) is None
-    theirs.put(call)
-    assert ours.get(call.key) == call
+    assert store.get(call.key) is None
+    other_store.put(call)
+    assert store.get(call.key) == call
 
 
 def test_iteration_is_in_order_and_holds_no_more_than_a_page(
@@ -195,7 +195,7 @@ def test_a_store_can_be_made_by_many_at_the_same_moment(place: Place) -> None:
 def test_two_processes_write_one_store_and_the_first_answer_to_each_key_stays(
     place: Place,
 ) -> None:
-    writers = [writer(place, who, 30) for who in ("left", "right")]
+    writers = [writer(place, name, 30) for name in ("left", "right")]
     for process in writers:
         process.communicate(timeout=60)
         assert process.returncode == 0

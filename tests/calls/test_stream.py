@@ -75,18 +75,18 @@ def test_a_stream_arrives_before_it_is_complete_and_is_stored_when_it_is(is_asyn
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_stream_and_a_plain_call_are_one_call(is_async: bool) -> None:
     with serving(Reply("Paris is nice.")) as server:
-        one, other = pool_of(server), pool_of(server)
-        lm: Any = one.lm("a")
-        streamed = events(one, is_async=is_async)
+        pool, other_pool = pool_of(server), pool_of(server)
+        lm: Any = pool.lm("a")
+        streamed = events(pool, is_async=is_async)
         assert lm._engine_spec.complete(REQUEST).text == text_of(streamed) == "Paris is nice."
-        whole: Any = other.lm("a")
+        whole: Any = other_pool.lm("a")
         whole._engine_spec.complete(REQUEST)
-        replayed = events(other, is_async=is_async)
+        replayed = events(other_pool, is_async=is_async)
         assert text_of(replayed) == "Paris is nice."
         assert len([event for event in replayed if event.type == "delta"]) == 3
         assert len(server.bodies) == 2
         keep = ("key", "response", "prompt_tokens", "completion_tokens")
-        (first,), (second,) = stored(one), stored(other)
+        (first,), (second,) = stored(pool), stored(other_pool)
         assert [getattr(first, n) for n in keep] == [getattr(second, n) for n in keep]
 
 

@@ -108,7 +108,7 @@ def streamed(mixture: MixtureOfAgents, question: str) -> Any:
     stream = dspy.streamify(
         mixture, stream_listeners=[AnswerListener(mixture)], async_streaming=False
     )
-    return [one for one in stream(question=question) if isinstance(one, dspy.Prediction)][-1]
+    return [part for part in stream(question=question) if isinstance(part, dspy.Prediction)][-1]
 
 
 @pytest.mark.parametrize("how", ["whole", "awaited", "streamed"])

@@ -132,22 +132,27 @@ def test_a_module_beside_the_study_needs_no_path(run: Run, folder: Path) -> None
 
 def on_a_terminal(folder: Path, *arguments: str, answer: str) -> tuple[int, str]:
     """Run the command on a terminal of its own and type an answer where it asks."""
-    ours, theirs = pty.openpty()
+    terminal, process_end = pty.openpty()
     command = [sys.executable, "-m", "moa_dspy", *arguments]
     with subprocess.Popen(
-        command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ
+        command,
+        cwd=folder,
+        stdin=process_end,
+        stdout=process_end,
+        stderr=process_end,
+        env=os.environ,
     ) as process:
-        os.close(theirs)
+        os.close(process_end)
         shown, has_answered = "", False
-        while select.select([ours], [], [], 60)[0]:
+        while select.select([terminal], [], [], 60)[0]:
             try:
-                shown += os.read(ours, 4096).decode(errors="replace")
+                shown += os.read(terminal, 4096).decode(errors="replace")
             except OSError:  # the other side has closed
                 break
             if "Go on?" in shown and not has_answered:
                 has_answered = True
-                os.write(ours, f"{answer}\n".encode())
-    os.close(ours)
+                os.write(terminal, f"{answer}\n".encode())
+    os.close(terminal)
     return process.returncode, shown
 
 

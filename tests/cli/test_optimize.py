@@ -94,9 +94,11 @@ def test_a_study_is_written_into_mlflow(run: Run, folder: Path) -> None:
     client = mlflow.MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("tiny")
     runs = client.search_runs([experiment.experiment_id])
-    (study,) = (one for one in runs if "mlflow.parentRunId" not in one.data.tags)
+    (study,) = (
+        mlflow_run for mlflow_run in runs if "mlflow.parentRunId" not in mlflow_run.data.tags
+    )
     assert study.data.metrics["test_pick"] == 1.0
-    files = {one.path for one in client.list_artifacts(study.info.run_id)}
+    files = {file.path for file in client.list_artifacts(study.info.run_id)}
     assert {"program.json", "report.html", "result.json"} <= files
 
 

@@ -37,7 +37,9 @@ def test_report_writes_systems_and_trials_as_parquet_if_asked(run: Path) -> None
     assert f"wrote {run / 'trials.parquet'}" in said("report", run, "--parquet")
     trials = pyarrow.parquet.read_table(run / "trials.parquet").to_pylist()
     result = synthetic_study(n_trials=20, n_questions=3)[0]
-    assert [one["architecture"] for one in trials] == [one.architecture for one in result.trials]
+    assert [trial["architecture"] for trial in trials] == [
+        trial.architecture for trial in result.trials
+    ]
     assert trials[3]["score"] == result.trials[3].score
     (pick, *_) = pyarrow.parquet.read_table(run / "systems.parquet").to_pylist()
     assert (pick["name"], pick["score"], pick["pick_minus"]) == ("pick", 0.71, None)

@@ -34,8 +34,8 @@ def test_every_reader_gives_examples_with_ids_and_inputs(tiny: Tiny, name: str) 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_card_tells_origin_licence_scoring_and_citation(name: str) -> None:
     text, benchmark = card(name), BENCHMARKS[name]
-    told = (benchmark.origin.repository, benchmark.origin.paper, benchmark.licence)
-    assert all(part in text for part in (*told, benchmark.scoring, benchmark.citation))
+    facts = (benchmark.origin.repository, benchmark.origin.paper, benchmark.licence)
+    assert all(part in text for part in (*facts, benchmark.scoring, benchmark.citation))
     assert f"\nOrigin: {benchmark.origin.repository}" in text
 
 

@@ -43,7 +43,7 @@ def test_every_answer_is_right_and_the_only_one(rows: list[dict[str, str]]) -> N
         numbers = [int(found) for found in re.findall(r"\d+", question)]
         if row["family"] == "constraint":
             low, high, *divisors = numbers
-            fits = [n for n in range(low, high + 1) if not any(n % one for one in divisors)]
+            fits = [n for n in range(low, high + 1) if not any(n % divisor for divisor in divisors)]
             assert fits == [int(answer)]
         elif row["family"] == "factor":
             assert numbers[0] * int(answer) == numbers[1]

@@ -132,11 +132,11 @@ def test_what_a_table_cannot_do_is_an_error_at_once(
 
 
 def test_other_answers_are_another_study(tmp_path: Path) -> None:
-    one = PreparedStudy.read(study(tmp_path)).digests
+    first = PreparedStudy.read(study(tmp_path)).digests
     same = PreparedStudy.read(study(tmp_path)).digests
     other = PreparedStudy.read(study(tmp_path, rows=[{**row, "usd": 1} for row in ROWS])).digests
-    assert one == same
-    assert {name for name in one if one[name] != other[name]} == {"answers"}
+    assert first == same
+    assert {name for name in first if first[name] != other[name]} == {"answers"}
 
 
 @pytest.mark.slow

@@ -69,8 +69,8 @@ def test_a_search_in_a_notebook_has_one_display_that_changes() -> None:
     )
     client.execute()
     ran, shown = notebook.cells
-    displays = [one for one in ran.outputs if one.output_type == "display_data"]
-    streams = "".join(one.text for one in ran.outputs if one.output_type == "stream")
+    displays = [output for output in ran.outputs if output.output_type == "display_data"]
+    streams = "".join(output.text for output in ran.outputs if output.output_type == "stream")
     # An update replaces the display's content: the cell's output does not grow with the trials.
     assert len(displays) == 1
     assert "test" in displays[0].data["text/html"]

@@ -63,18 +63,18 @@ def test_a_reference_answer_is_shown_where_there_is_one() -> None:
 
 
 def test_each_kind_of_question_has_a_prompt_of_its_own() -> None:
-    one = grader("7")
-    predictors: list[Any] = one.predictors()
+    judge = grader("7")
+    predictors: list[Any] = judge.predictors()
     prompts = {predictor.signature.instructions for predictor in predictors}
     assert len(prompts) == 4
-    assert [name for name, _ in one.named_predictors()] == [
+    assert [name for name, _ in judge.named_predictors()] == [
         "first",
         "first_with_reference",
         "later",
         "later_with_reference",
     ]
-    assert "known to be right" in one.first_with_reference.signature.instructions
-    assert "known to be right" not in one.first.signature.instructions
+    assert "known to be right" in judge.first_with_reference.signature.instructions
+    assert "known to be right" not in judge.first.signature.instructions
 
 
 def test_a_turn_without_a_grade_leaves_the_example_out_and_keeps_the_other() -> None:
@@ -105,12 +105,12 @@ def by_word(prompt: str) -> str:
 
 def test_two_grades_make_a_preference() -> None:
     example = dspy.Example(id="q", question="?").with_inputs("question")
-    one = grader(by_word)
+    judge = grader(by_word)
     for ours, theirs, preference in ((8, 3, 1.0), (3, 8, 0.0), (5, 5, 0.5)):
-        judgement = one.compare(example, f"grade={ours}", f"Also grade={theirs}")
+        judgement = judge.compare(example, f"grade={ours}", f"Also grade={theirs}")
         assert judgement.preference == preference
-    assert one.compare(example, "grade=8", "none").excluded == "unparsable"
-    report = one.report()
+    assert judge.compare(example, "grade=8", "none").excluded == "unparsable"
+    report = judge.report()
     assert (report.n, report.judged, report.ties, report.unparsable) == (4, 3, 1, 1)
 
 
@@ -124,11 +124,11 @@ def test_a_mixture_of_turns_and_answers_that_does_not_fit_is_an_error() -> None:
 
 
 def test_no_answer_is_missing_and_not_graded() -> None:
-    one = grader(OSError("never asked"))
+    judge = grader(OSError("never asked"))
     nothing: tuple[Any, ...] = (None, [], dspy.Prediction(), dspy.Prediction(answers=None))
     for absent in nothing:
-        assert one.grade(two_turns(), absent).excluded == "missing"
-    assert one.report().missing == 4
+        assert judge.grade(two_turns(), absent).excluded == "missing"
+    assert judge.report().missing == 4
 
 
 def test_a_program_that_fails_leaves_its_example_missing() -> None:

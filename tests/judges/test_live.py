@@ -70,11 +70,11 @@ def test_mt_bench_end_to_end(pool: Pool) -> None:
     rows = shortest("mt_bench", 2)
     judge = GradeJudge(pool=pool, agent="judge")
     run = grade_all(judge, rows, [["Yes.", "No."]] * 2, num_threads=2)
-    print(run.report, run.means, [one.reason for one in run.graded])
+    print(run.report, run.means, [grades.reason for grades in run.graded])
     assert run.report.n == run.report.judged + run.report.unparsable == 2
     assert np.isnan(run.scores).sum() == run.report.unparsable
     assert all(1 <= mean <= 10 for mean in run.means.values())
-    assert sum(len(one.grades) for one in run.graded) == 4
+    assert sum(len(grades.grades) for grades in run.graded) == 4
 
 
 @pytest.mark.slow
@@ -83,11 +83,11 @@ def test_flask_end_to_end(pool: Pool) -> None:
     rows = shortest("flask", 2)
     judge = SkillJudge(pool=pool, agent="judge")
     run = grade_all(judge, rows, [row.reference for row in rows], num_threads=2)
-    print(run.report, run.means, [one.reason for one in run.graded])
+    print(run.report, run.means, [grades.reason for grades in run.graded])
     assert run.report.n == run.report.judged + run.report.unparsable == 2
     assert np.isnan(run.scores).sum() == run.report.unparsable
     assert all(1 <= mean <= 5 for mean in run.means.values())
-    assert sum(len(one.grades) for one in run.graded) == sum(len(row.skills) for row in rows)
+    assert sum(len(grades.grades) for grades in run.graded) == sum(len(row.skills) for row in rows)
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_a_local_judge_weights_what_it_says(pool: Pool) -> None:
     print(run.report, run.judgements)
     assert run.report.n == run.report.judged + run.report.unparsable == 1
     # A model's probabilities are never quite 0 or 1, so a weighted verdict is not either.
-    assert all(0 < one < 1 for one in run.judgements[0].verdicts)
+    assert all(0 < verdict < 1 for verdict in run.judgements[0].verdicts)
     assert run.report.sampled == 0
     again = judge_all(judge, [row], "Yes.", "Bananas.")
     assert again.judgements == run.judgements

@@ -50,7 +50,7 @@ def test_answers_are_missing_where_a_mapping_or_a_program_has_none(
         raise ValueError("broken")
 
     run = judge_all(second(), rows[:2], {"q0": "ours"}, "theirs")
-    assert [one.excluded for one in run.judgements] == [None, "missing"]
+    assert [judgement.excluded for judgement in run.judgements] == [None, "missing"]
     run = judge_all(second(), rows[:2], "ours", program)
     assert run.report == JudgeReport(n=2, missing=2)
     assert run.judgements[0].reason == "The reference has no response."
@@ -72,8 +72,8 @@ def test_answers_that_do_not_fit_are_an_error(rows: list[dspy.Example]) -> None:
 
 
 def test_reports_add_up_and_read_as_a_line() -> None:
-    one = JudgeReport(n=3, judged=1, missing=1, unparsable=1, ties=1)
-    total = one + JudgeReport(n=1, failed=1)
+    report = JudgeReport(n=3, judged=1, missing=1, unparsable=1, ties=1)
+    total = report + JudgeReport(n=1, failed=1)
     assert total == JudgeReport(n=4, judged=1, missing=1, failed=1, unparsable=1, ties=1)
     assert total.excluded == 3
     assert str(total) == "1 of 4 judged, missing 1, failed 1, unparsable 1, ties 1"

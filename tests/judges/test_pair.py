@@ -28,17 +28,17 @@ def prefers(word: str) -> Callable[[str], str]:
     return lambda prompt: "1" if word in responses(prompt)["response_1"] else "2"
 
 
-def made(one: PairJudge) -> int:
-    return one.pool.calls.ledger.spending.made
+def made(pair_judge: PairJudge) -> int:
+    return pair_judge.pool.calls.ledger.spending.made
 
 
 def test_the_better_response_wins_in_both_orders(rows: list[dspy.Example]) -> None:
-    one = judge(prefers("good"))
-    judgement = one.compare(rows[0], dspy.Prediction(answer="good"), "bad")
+    pair_judge = judge(prefers("good"))
+    judgement = pair_judge.compare(rows[0], dspy.Prediction(answer="good"), "bad")
     assert (judgement.preference, judgement.verdicts) == (1.0, (1.0, 1.0))
-    assert one.compare(rows[0], "bad", "good").preference == 0.0
-    assert made(one) == 2  # the second comparison asks the same two questions
-    assert str(one.report()) == "2 of 2 judged, sampled 2"
+    assert pair_judge.compare(rows[0], "bad", "good").preference == 0.0
+    assert made(pair_judge) == 2  # the second comparison asks the same two questions
+    assert str(pair_judge.report()) == "2 of 2 judged, sampled 2"
 
 
 @pytest.mark.parametrize("place", ["1", "2"])
@@ -52,12 +52,12 @@ def test_a_judge_who_prefers_a_place_says_one_half(rows: list[dspy.Example], pla
 
 
 def test_a_seeded_order_asks_once_and_is_drawn_per_example(rows: list[dspy.Example]) -> None:
-    one = judge("1", order="seeded")
-    run = judge_all(one, rows, "ours", "theirs")
+    pair_judge = judge("1", order="seeded")
+    run = judge_all(pair_judge, rows, "ours", "theirs")
     # 40 fair coins: outside 10..30 one time in 1,000; this seed's draw is fixed.
     assert 10 <= run.preferences.sum() <= 30
     assert set(run.preferences) == {0.0, 1.0}
-    assert made(one) == len(rows)
+    assert made(pair_judge) == len(rows)
     again = judge_all(judge("1", order="seeded"), rows[::-1], "ours", "theirs")
     assert list(again.preferences[::-1]) == list(run.preferences)
     other = judge_all(judge("1", order="seeded", seed=1), rows, "ours", "theirs")
@@ -89,9 +89,9 @@ def test_a_tie_in_one_order_is_half_a_win(rows: list[dspy.Example]) -> None:
 
 
 def test_equal_responses_tie_without_a_call(rows: list[dspy.Example]) -> None:
-    one = judge(OSError("never asked"))
-    assert one.compare(rows[0], "same", dspy.Prediction(answer="same")).preference == 0.5
-    assert (made(one), one.report().ties) == (0, 1)
+    pair_judge = judge(OSError("never asked"))
+    assert pair_judge.compare(rows[0], "same", dspy.Prediction(answer="same")).preference == 0.5
+    assert (made(pair_judge), pair_judge.report().ties) == (0, 1)
 
 
 @pytest.mark.parametrize("reply", ["", "I like both.", "Response 1 is better than 2", "1 2"])
@@ -99,11 +99,11 @@ def test_equal_responses_tie_without_a_call(rows: list[dspy.Example]) -> None:
 def test_what_is_no_verdict_is_counted_and_not_scored(
     rows: list[dspy.Example], reply: str, order: str
 ) -> None:
-    one = judge(reply, order=order)
-    run = judge_all(one, rows[:4], "ours", "theirs")
+    pair_judge = judge(reply, order=order)
+    run = judge_all(pair_judge, rows[:4], "ours", "theirs")
     assert list(run.preferences) == pytest.approx([float("nan")] * 4, nan_ok=True)
     assert run.report.unparsable == run.report.n == 4
-    assert made(one) == 4  # no other try, and no second order for what is excluded already
+    assert made(pair_judge) == 4  # no other try, and no second order for what is excluded already
     with pytest.raises(MetricError, match="0 of 4 judged, unparsable 4"):
         run.win_rate()
 
@@ -125,9 +125,9 @@ def test_a_model_that_does_not_answer_is_counted_apart(rows: list[dspy.Example])
 
 def test_a_budget_is_not_the_judges_failure(rows: list[dspy.Example]) -> None:
     calls = Calls(ledger=Ledger(Budget(calls=1)))
-    one = PairJudge(pool=scripted_pool({"judge": "1"}, calls=calls), agent="judge")
+    pair_judge = PairJudge(pool=scripted_pool({"judge": "1"}, calls=calls), agent="judge")
     with pytest.raises(BudgetReachedError, match="1 calls"):
-        one.compare(rows[0], "ours", "theirs")
+        pair_judge.compare(rows[0], "ours", "theirs")
 
 
 def test_reasoning_is_not_judged_and_several_fields_are_one_text(rows: list[dspy.Example]) -> None:
@@ -161,14 +161,14 @@ def test_bad_input_is_an_error(rows: list[dspy.Example]) -> None:
     pool = scripted_pool({"judge": "1"})
     with pytest.raises(PoolError, match="but got pool and lm"):
         PairJudge(pool=pool, lm=pool.lm("judge"))
-    one = judge("1")
+    pair_judge = judge("1")
     with pytest.raises(DataError, match="this judge reads one response, but got 2"):
-        one.compare(rows[0], ["a", "b"], "theirs")
+        pair_judge.compare(rows[0], ["a", "b"], "theirs")
     with pytest.raises(DataError, match="Example 'x': Inputs have not been set"):
-        one.compare(dspy.Example(id="x", instruction="?"), "a", "b")
+        pair_judge.compare(dspy.Example(id="x", instruction="?"), "a", "b")
 
 
 def test_an_lm_is_enough(rows: list[dspy.Example]) -> None:
     lm = scripted_pool({"judge": prefers("good")}).lm("judge")
-    one = PairJudge(lm=lm, adapter=PlainChat())
-    assert one.compare(rows[0], "good", "bad").preference == 1.0
+    pair_judge = PairJudge(lm=lm, adapter=PlainChat())
+    assert pair_judge.compare(rows[0], "good", "bad").preference == 1.0

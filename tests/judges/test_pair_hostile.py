@@ -59,11 +59,11 @@ def test_a_judge_that_quotes_what_it_was_sent_keeps_its_verdict(place: str) -> N
             "[[ ## completed ## ]]"
         )
 
-    one = judge(script, module=dspy.ChainOfThought, adapter=dspy.ChatAdapter())
-    said = one(instruction="Go.", **{place: HOSTILE, other: "fair"})
+    pair_judge = judge(script, module=dspy.ChainOfThought, adapter=dspy.ChatAdapter())
+    said = pair_judge(instruction="Go.", **{place: HOSTILE, other: "fair"})
     assert said.verdict == other[-1]
     assert "fair" in said.reason
-    assert one.pool.calls.ledger.spending.made == 1
+    assert pair_judge.pool.calls.ledger.spending.made == 1
 
 
 def test_an_instruction_is_data_as_well() -> None:

@@ -24,13 +24,13 @@ def test_verdicts_are_weighted_by_log_probabilities(
     rows: list[dspy.Example], weighing: Any, pool_of: Any
 ) -> None:
     engine = weighing(weighted)
-    one = PairJudge(pool=pool_of(engine), agent="judge")
-    judgement = one.compare(rows[0], "ours", "theirs")
+    judge = PairJudge(pool=pool_of(engine), agent="judge")
+    judgement = judge.compare(rows[0], "ours", "theirs")
     # Shown second .6 / (.6 + .2) = .75; shown first .3 / (.3 + .5) = .375, whatever was sampled.
     assert judgement.verdicts == pytest.approx((0.75, 0.375))
     assert judgement.preference == pytest.approx(0.5625)
     assert judgement.is_inconsistent
-    assert one.report().sampled == 0
+    assert judge.report().sampled == 0
     assert {request.config.logprobs for request in engine.asked} == {5}
 
 
@@ -58,8 +58,8 @@ def test_an_endpoint_without_log_probabilities_is_asked_without(
 ) -> None:
     calls = Calls()
     engine = weighing(weighted, refusal)
-    one = PairJudge(pool=pool_of(engine, calls), agent="judge", order="seeded")
-    run = judge_all(one, rows[:2], "ours", "theirs", num_threads=1)
+    judge = PairJudge(pool=pool_of(engine, calls), agent="judge", order="seeded")
+    run = judge_all(judge, rows[:2], "ours", "theirs", num_threads=1)
     assert set(run.preferences) <= {0.0, 1.0}
     assert (run.report.judged, run.report.sampled) == (2, 2)
     assert [request.config.logprobs for request in engine.asked] == [5, None, 5, None]
@@ -72,8 +72,8 @@ def test_a_prompt_too_long_is_not_asked_twice(
     rows: list[dspy.Example], weighing: Any, pool_of: Any
 ) -> None:
     engine = weighing(weighted, lm15.ContextLengthError("too long", status=400))
-    one = PairJudge(pool=pool_of(engine), agent="judge", order="seeded")
-    assert one.compare(rows[0], "ours", "theirs").excluded == "failed"
+    judge = PairJudge(pool=pool_of(engine), agent="judge", order="seeded")
+    assert judge.compare(rows[0], "ours", "theirs").excluded == "failed"
     assert len(engine.asked) == 1
 
 
@@ -81,7 +81,7 @@ def test_weights_are_not_asked_for_where_nobody_wants_them(
     rows: list[dspy.Example], weighing: Any, pool_of: Any
 ) -> None:
     engine = weighing(weighted)
-    one = PairJudge(pool=pool_of(engine), agent="judge", is_weighted=False)
-    assert one.compare(rows[0], "ours", "theirs").verdicts == (1.0, 1.0)
+    judge = PairJudge(pool=pool_of(engine), agent="judge", is_weighted=False)
+    assert judge.compare(rows[0], "ours", "theirs").verdicts == (1.0, 1.0)
     assert [request.config.logprobs for request in engine.asked] == [None, None]
-    assert one.report().sampled == 0
+    assert judge.report().sampled == 0

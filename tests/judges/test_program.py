@@ -120,10 +120,10 @@ def test_a_judge_is_a_metric_for_a_search(name: str) -> None:
 
 @pytest.mark.parametrize("judge", [GradeJudge, SkillJudge])
 def test_grades_are_scores_without_a_reference(judge: type[GradeJudge | SkillJudge]) -> None:
-    one = judge(pool=scripted_pool({"judge": "2"}), agent="judge")
-    result = one.as_metric()(example(), dspy.Prediction(answer="ours"))
+    grader = judge(pool=scripted_pool({"judge": "2"}), agent="judge")
+    result = grader.as_metric()(example(), dspy.Prediction(answer="ours"))
     # 2 of 1..10 is 1 / 9, 2 of 1..5 is 1 / 4
-    assert result.score == pytest.approx(1 / (one.best - 1))
+    assert result.score == pytest.approx(1 / (grader.best - 1))
     assert f"{result.score:.2f}" in result.feedback
 
 
@@ -131,14 +131,14 @@ def test_a_metric_tells_optimizers_what_they_ask_for() -> None:
     judge = made("pair", order="seeded", is_weighted=False)
     metric = judge.as_metric(reference_field="stored")
     rows = [example(id=str(n)) for n in range(20)]
-    ours = dspy.Prediction(answer="ours")
-    plain = [metric(row, ours).score for row in rows]
+    prediction = dspy.Prediction(answer="ours")
+    plain = [metric(row, prediction).score for row in rows]
     assert set(plain) == {0.0, 1.0}
     # A trace without a name: demonstrations are collected, and it is good or it is not.
-    assert [metric(row, ours, []) for row in rows] == [score == 1.0 for score in plain]
+    assert [metric(row, prediction, []) for row in rows] == [score == 1.0 for score in plain]
     assert metric(rows[0], dspy.Prediction(answer="unreadable"), []) is False
     # GEPA gives five arguments and wants words.
-    feedback = metric(rows[0], ours, [], "answer", []).feedback
+    feedback = metric(rows[0], prediction, [], "answer", []).feedback
     assert feedback.startswith("The judge scored this answer")
     unread = metric(rows[0], dspy.Prediction(answer="unreadable")).feedback
     assert unread == "The judge gave no verdict: unparsable. '?' is no verdict."

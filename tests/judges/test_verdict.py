@@ -98,8 +98,8 @@ def share(*tokens: Any, verdict: str = "2", allows_ties: bool = False) -> float 
 
 def test_a_share_is_that_of_the_verdicts_alone() -> None:
     # P(2) = .6, P(1) = .2, the rest is no verdict: .6 / .8
-    one = token("2", 0.6, **{"2": 0.6, "1": 0.2, "The": 0.1})
-    assert share(one) == pytest.approx(0.75)
+    logprob = token("2", 0.6, **{"2": 0.6, "1": 0.2, "The": 0.1})
+    assert share(logprob) == pytest.approx(0.75)
     # Ties take half: (.6 + .1 / 2) / (.6 + .2 + .1), and nothing where there are none.
     tied = token("2", 0.6, **{"2": 0.6, "1": 0.2, "0": 0.1})
     assert share(tied, allows_ties=True) == pytest.approx(0.65 / 0.9)

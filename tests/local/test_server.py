@@ -79,12 +79,12 @@ def test_temperature_0_repeats_itself(server: LocalServer) -> None:
 @pytest.mark.slow
 @pytest.mark.live
 def test_a_seed_repeats_itself_and_seeds_differ(server: LocalServer) -> None:
-    def told(seed: int) -> str:
+    def reply_of(seed: int) -> str:
         settings = {"temperature": 0.7, "seed": seed, "max_tokens": 16}
         return text(server.chat(body("Tell a story about a dog.", **settings)))
 
-    assert told(1) == told(1)
-    assert len({told(seed) for seed in range(1, 5)}) > 1
+    assert reply_of(1) == reply_of(1)
+    assert len({reply_of(seed) for seed in range(1, 5)}) > 1
 
 
 @pytest.mark.slow

@@ -20,6 +20,6 @@ def program(scripts: dict[str, Any], notation: str, **options: Any) -> MixtureOf
     return MixtureOfAgents("q -> answer", notation, pool=pool, adapter=PlainChat(), **options)
 
 
-def ask(one: MixtureOfAgents, *, is_async: bool) -> Answer:
-    found: Answer = (asyncio.run(one.acall(q="?")) if is_async else one(q="?")).mixture
-    return found
+def ask(mixture: MixtureOfAgents, *, is_async: bool) -> Answer:
+    answer: Answer = (asyncio.run(mixture.acall(q="?")) if is_async else mixture(q="?")).mixture
+    return answer

@@ -32,14 +32,14 @@ def test_fuse_writes_from_the_references_and_an_analysis_of_them(is_async: bool)
         return script
 
     scripts = {"a": "one", "b": "two", "d": note("d", "they differ"), "c": note("c", "three")}
-    one = program(scripts, "a + b > fuse(c; analyst=d)")
-    answer = ask(one, is_async=is_async)
+    mixture = program(scripts, "a + b > fuse(c; analyst=d)")
+    answer = ask(mixture, is_async=is_async)
     assert answer.final.text == "three"
     assert read["d"] == ['"one"', '"two"']
     # The analysis is guarded as the references are: one quoted line.
     assert read["c"] == ['"one"', '"two"', '"Analysis of the responses above:\\nthey differ"']
     assert [reply.agent for reply in answer.replies] == ["d", "c"]
-    assert answer.calls == one.architecture.calls == 4
+    assert answer.calls == mixture.architecture.calls == 4
     assert answer.seconds == pytest.approx(
         max(r.seconds for r in answer.layers[0]) + sum(r.seconds for r in answer.replies)
     )
@@ -50,7 +50,7 @@ def test_without_its_analysis_an_answer_is_written_all_the_same(is_async: bool) 
     scripts = {"a": "one", "b": "two", "d": lm15.ServerError("down"), "c": lambda p: p}
     answer = ask(program(scripts, "a + b > fuse(c; analyst=d)"), is_async=is_async)
     assert references(answer.final.text) == ['"one"', '"two"']
-    assert [one.agent for one in answer.failures] == ["d"]
+    assert [response.agent for response in answer.failures] == ["d"]
     scripts = {"a": "one", "b": "two", "c": lm15.ServerError("down")}
     with pytest.raises(LayerFailedError, match="The aggregator did not answer"):
         ask(program(scripts, "a + b > fuse(c)"), is_async=is_async)
@@ -70,13 +70,13 @@ def test_knockout_compares_the_last_winner_with_the_next_in_both_orders(is_async
         return longest(prompt)
 
     scripts = {"a": "xx", "b": "xxx", "c": "x", "j": judge}
-    one = program(scripts, "a + b + c > knockout(j)")
-    answer = ask(one, is_async=is_async)
+    mixture = program(scripts, "a + b + c > knockout(j)")
+    answer = ask(mixture, is_async=is_async)
     assert answer.final is answer.layers[0][1]
     assert sorted(pairs) == sorted(
         [['"xx"', '"xxx"'], ['"xxx"', '"xx"'], ['"xxx"', '"x"'], ['"x"', '"xxx"']]
     )
-    assert answer.calls == one.architecture.calls == 7
+    assert answer.calls == mixture.architecture.calls == 7
     assert not answer.is_undecided
 
 
@@ -120,32 +120,34 @@ def test_a_combiner_is_saved_and_its_prompts_are_predictors(
     notation: str, names: list[str], tmp_path: Path
 ) -> None:
     scripts = dict.fromkeys("abc", "1")
-    one = program(scripts, notation, stop_early=False)
-    found = [name for name, _ in one.named_predictors() if not name.startswith("layers")]
-    assert sorted(found) == names
-    for name, predictor in one.named_predictors():
+    mixture = program(scripts, notation, stop_early=False)
+    own_names = [name for name, _ in mixture.named_predictors() if not name.startswith("layers")]
+    assert sorted(own_names) == names
+    for name, predictor in mixture.named_predictors():
         predictor.signature = predictor.signature.with_instructions(f"Be {name}.")
-    one.save(tmp_path / "program.json")
-    loaded = MixtureOfAgents.load(tmp_path / "program.json", pool=one.pool)
-    assert (loaded.architecture, loaded.rules.stop_early) == (one.architecture, False)
-    told = {name: each.signature.instructions for name, each in loaded.named_predictors()}
-    assert told == {name: f"Be {name}." for name in told}
+    mixture.save(tmp_path / "program.json")
+    loaded = MixtureOfAgents.load(tmp_path / "program.json", pool=mixture.pool)
+    assert (loaded.architecture, loaded.rules.stop_early) == (mixture.architecture, False)
+    instructions = {name: each.signature.instructions for name, each in loaded.named_predictors()}
+    assert instructions == {name: f"Be {name}." for name in instructions}
     other = program(scripts, "a + b > vote")
-    other.load_state(one.dump_state())
-    assert (other.architecture, other(q="?").answer) == (one.architecture, "1")
+    other.load_state(mixture.dump_state())
+    assert (other.architecture, other(q="?").answer) == (mixture.architecture, "1")
 
 
 def test_the_writer_of_a_fusion_is_streamed() -> None:
-    one = program(
+    mixture = program(
         {"a": "x", "b": "y", "d": "differ", "c": "three words here"}, "a + b > fuse(c; analyst=d)"
     )
-    streamed = dspy.streamify(one, stream_listeners=[AnswerListener(one)])
+    streamed = dspy.streamify(mixture, stream_listeners=[AnswerListener(mixture)])
 
     async def read() -> list[Any]:
         return [each async for each in streamed(q="?")]
 
-    said = [one for one in asyncio.run(read()) if isinstance(one, dspy.streaming.StreamResponse)]
-    assert "".join(one.chunk for one in said) == "three words here"
+    chunks = [
+        part for part in asyncio.run(read()) if isinstance(part, dspy.streaming.StreamResponse)
+    ]
+    assert "".join(part.chunk for part in chunks) == "three words here"
 
 
 @pytest.mark.parametrize(("notation", "name"), [("fuse(b)", "analysis"), ("knockout(b)", "best")])
@@ -161,5 +163,5 @@ def test_an_input_with_the_name_of_the_combiners_own_output_is_refused(
 def test_typed_answers_are_fused() -> None:
     reply = "[[ ## analysis ## ]]\nequal\n\n[[ ## answer ## ]]\n3\n\n[[ ## completed ## ]]"
     pool = scripted_pool(dict.fromkeys("abc", reply))
-    one = MixtureOfAgents("q -> answer: int", "a + b > fuse(c)", pool=pool)
-    assert one(q="?").answer == 3
+    mixture = MixtureOfAgents("q -> answer: int", "a + b > fuse(c)", pool=pool)
+    assert mixture(q="?").answer == 3

@@ -60,14 +60,14 @@ def test_a_picture_in_a_conversation_reaches_every_seat(
     name: str, is_own: bool, is_async: bool
 ) -> None:
     adapter, written = ADAPTERS[name]
-    pool = scripted_pool({one: written(values_of(one)) for one in "abc"})
+    pool = scripted_pool({agent: written(values_of(agent)) for agent in "abc"})
     own = {"adapter": adapter()} if is_own else {}
     program = MixtureOfAgents(Look, "a + b > b > synthesize(c)", pool=pool, **own)
     inputs = {"history": EARLIER, "picture": dspy.Image(PICTURE), "question": "What is it?"}
     with dspy.context(adapter=adapter()):
         found = asyncio.run(program.acall(**inputs)) if is_async else program(**inputs)
     assert found.toDict() == values_of("c")
-    assert [r.values for r in found.mixture.responses] == [values_of(one) for one in "abbc"]
+    assert [r.values for r in found.mixture.responses] == [values_of(agent) for agent in "abbc"]
     # Every reply was read at once: no seat asked a second time.
     assert [r.calls for r in found.mixture.responses] == [1, 1, 1, 1]
     assert len(program.history) == 4
@@ -86,7 +86,7 @@ def test_a_picture_in_a_conversation_reaches_every_seat(
 def test_several_typed_outputs_are_voted_on_together(name: str, is_async: bool) -> None:
     adapter, written = ADAPTERS[name]
     replies = {"a": values_of("z"), "b": values_of("y"), "c": values_of("y")}
-    pool = scripted_pool({one: written(values) for one, values in replies.items()})
+    pool = scripted_pool({agent: written(values) for agent, values in replies.items()})
     program = MixtureOfAgents(Look, "a + b + c > vote", pool=pool, adapter=adapter())
     inputs = {"history": EARLIER, "picture": dspy.Image(PICTURE), "question": "What is it?"}
     found = asyncio.run(program.acall(**inputs)) if is_async else program(**inputs)

@@ -62,17 +62,17 @@ def test_plain_chat_does_not_show_the_mark() -> None:
 
 
 def test_no_two_seats_have_equal_signatures() -> None:
-    signatures = [one.signature for one in mixture(Task).predictors()]
-    for i, one in enumerate(signatures):
-        assert [one.equals(other) for other in signatures] == [i == j for j in range(4)]
+    signatures = [predictor.signature for predictor in mixture(Task).predictors()]
+    for i, signature in enumerate(signatures):
+        assert [signature.equals(other) for other in signatures] == [i == j for j in range(4)]
 
 
 def test_the_same_seat_of_another_program_has_an_equal_signature() -> None:
     # A teacher of other agents is a teacher all the same.
     pool = scripted_pool(dict.fromkeys("defg", "x"))
     teacher = MixtureOfAgents(Task, "d + e > f > synthesize(g)", pool=pool)
-    for one, other in zip(mixture(Task).predictors(), teacher.predictors(), strict=True):
-        assert one.signature.equals(other.signature)
+    for predictor, other in zip(mixture(Task).predictors(), teacher.predictors(), strict=True):
+        assert predictor.signature.equals(other.signature)
 
 
 def test_the_mark_outlives_copies_new_instructions_and_saved_states(tmp_path: Path) -> None:
@@ -87,11 +87,13 @@ def test_the_mark_outlives_copies_new_instructions_and_saved_states(tmp_path: Pa
     restored = mixture("question -> answer")
     restored.load_state(changed.dump_state())
     for other in (program.deepcopy(), program.reset_copy(), loaded, changed, restored):
-        for (name, one), another in zip(
+        for (name, predictor), another in zip(
             program.named_predictors(), other.predictors(), strict=True
         ):
             found = another.signature.fields["question"].json_schema_extra[SEAT_MARK]
-            assert found == one.signature.fields["question"].json_schema_extra[SEAT_MARK] == name
+            assert (
+                found == predictor.signature.fields["question"].json_schema_extra[SEAT_MARK] == name
+            )
     assert restored.aggregator.signature.instructions == "New."
 
 

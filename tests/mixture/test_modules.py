@@ -128,7 +128,9 @@ def test_a_module_of_the_users_asks_its_seats_agent_with_every_predictor(
     assert found.answer == "answer of c"
     assert [r.calls for r in found.mixture.responses] == [n] * 4
     assert [r.values["answer"][-1] for r in found.mixture.responses] == ["a", "b", "b", "c"]
-    assert [id(who) for who, _, _ in trace] == [id(one) for one in program.predictors()]
+    assert [id(asked_predictor) for asked_predictor, _, _ in trace] == [
+        id(predictor) for predictor in program.predictors()
+    ]
 
 
 def test_what_a_module_says_beside_the_users_fields_is_kept() -> None:

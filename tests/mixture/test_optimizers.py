@@ -128,7 +128,10 @@ def test_bootstrapped_examples_stand_in_the_order_of_the_tasks(where: str) -> No
 def test_optimizers_see_every_member_of_a_vote_that_stops_early(name: str) -> None:
     # All three agree, so that a vote asks two of them: the third learned nothing.
     world = make_world(CAREFULLY)
-    scripts = {who: lambda prompt: reply(prompt, {"answer": f"Q{number(prompt)}"}) for who in "abc"}
+    scripts = {
+        name_of_agent: lambda prompt: reply(prompt, {"answer": f"Q{number(prompt)}"})
+        for name_of_agent in "abc"
+    }
     pool = scripted_pool(scripts, temperature=0.0, reads_all=True)
     vote = MixtureOfAgents("question -> answer", "a + b + c > vote", pool=pool)
     assert len(vote(question="task 1").mixture.layers[0]) == 2

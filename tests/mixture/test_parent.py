@@ -87,7 +87,9 @@ def test_the_trace_has_the_programs_own_predictors_in_seat_order(where: str, way
         with dspy.context(lm=world.outsider, trace=[]):
             WAYS[way](program, question="task 2")
             trace = dspy.settings.trace
-        assert [id(who) for who, _, _ in trace] == [id(one) for one in program.predictors()]
+        assert [id(module) for module, _, _ in trace] == [
+            id(predictor) for predictor in program.predictors()
+        ]
         answers = [found.answer for _, _, found in trace if "answer" in found]
         assert answers == ["a says Q2", "b says Q2", "Q2"]
 
@@ -146,7 +148,7 @@ def test_callbacks_know_who_called(where: str, way: str) -> None:
     with dspy.context(lm=world.outsider, callbacks=[family]):
         WAYS[way](program, question="task 2")
     paths = [family.path(call_id) for call_id in family.names]
-    to_lms = sorted([one for one in path if one != "?"] for path in paths if "/" in path[-1])
+    to_lms = sorted([step for step in path if step != "?"] for path in paths if "/" in path[-1])
     # What DSPy makes synchronous it runs itself, in the place of the program.
     top = "SyncWrapper" if way == "syncify" else type(program).__name__
     between = ["MixtureOfAgents"] if where == "inside" else []

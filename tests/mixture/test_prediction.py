@@ -85,6 +85,6 @@ def test_a_price_that_is_unknown_is_none_and_said() -> None:
             stop_early=False,
         )
         answer = program(question="?").mixture
-    assert {one.agent: one.usd for one in answer.responses} == {"a": None, "b": 0.0}
+    assert {response.agent: response.usd for response in answer.responses} == {"a": None, "b": 0.0}
     assert answer.usd is None
     assert "unknown price" in answer.summary

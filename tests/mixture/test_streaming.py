@@ -119,7 +119,7 @@ def test_an_answer_that_is_picked_comes_as_one_chunk(
     listener = AnswerListener(picks)
     found = asyncio.run(seen(Around(picks) if is_inside else picks, listener, is_async=is_async))
     chunks = [value for value in found if isinstance(value, StreamResponse)]
-    answers = [(one.chunk, one.signature_field_name, one.is_last_chunk) for one in chunks]
+    answers = [(chunk.chunk, chunk.signature_field_name, chunk.is_last_chunk) for chunk in chunks]
     assert answers == [("x y", "answer", True)]
     assert isinstance(found[-1], MixturePrediction)
     assert found[-1].answer == "x y"

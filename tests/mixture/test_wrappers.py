@@ -82,7 +82,11 @@ def test_parallel_answers_in_the_order_of_the_questions(where: str) -> None:
         found = dspy.Parallel(num_threads=4, disable_progress_bar=True)(pairs)
         batch = program.batch(rows(8), num_threads=4, disable_progress_bar=True)
     expected = [f"Q{n}" if n % 2 == 0 else "unknown" for n in range(8)]
-    assert [one.answer for one in found] == [one.answer for one in batch] == expected
+    assert (
+        [prediction.answer for prediction in found]
+        == [prediction.answer for prediction in batch]
+        == expected
+    )
     assert {name: world.log.counts[name] for name in "abc"} == {"a": 8, "b": 8, "c": 8}
     assert "answer" not in world.log.by("g")
 

@@ -45,11 +45,11 @@ class Log:
 
     def by(self, name: str) -> Counter[str]:
         """Return how often ``name`` was asked for which field."""
-        return Counter(what for who, what, _ in self.asked if who == name)
+        return Counter(what for agent, what, _ in self.asked if agent == name)
 
     def prompts(self, name: str) -> list[str]:
         """Return all that ``name`` was sent."""
-        return [prompt for who, _, prompt in self.asked if who == name]
+        return [prompt for agent, _, prompt in self.asked if agent == name]
 
     @property
     def counts(self) -> dict[str, int]:

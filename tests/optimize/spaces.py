@@ -17,9 +17,9 @@ from moa_dspy.optimize.space import SearchSpace
 NAMES = ("a", "b", "c", "d")
 
 
-def canonical(one: Architecture) -> Architecture:
+def canonical(arch: Architecture) -> Architecture:
     """Forget who decides the ties of a vote: it follows from scores and is no choice."""
-    return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
+    return Architecture(arch.layers, None, "vote") if arch.combine == "vote" else arch
 
 
 def enumerated(space: SearchSpace) -> set[Architecture]:
@@ -32,11 +32,11 @@ def enumerated(space: SearchSpace) -> set[Architecture]:
         if sum(row) in widths
     ]
     found = {
-        one
+        arch
         for depth in range(1, space.max_depth + 1)
         for stack in product(layers, repeat=depth)
-        for one in ended(space, stack)
-        if keeps_to_the_constraints(space, one)
+        for arch in ended(space, stack)
+        if keeps_to_the_constraints(space, arch)
     }
     return (
         found
@@ -49,30 +49,32 @@ def ended(space: SearchSpace, stack: tuple[tuple[str, ...], ...]) -> Iterator[Ar
     """Yield ``stack`` with every last step, order and prompt."""
     best_first = [name for name in space.ranking or space.agents if name in stack[-1]]
     written = {"name": (), "best_first": best_first, "best_last": best_first[::-1]}
-    orders = [tuple(written[one]) for one in space.orders]
-    prompts = [None if one == "own" else one for one in space.prompts] or [None]
+    orders = [tuple(written[order_name]) for order_name in space.orders]
+    prompts = [None if prompt_name == "own" else prompt_name for prompt_name in space.prompts] or [
+        None
+    ]
     for combine in space.combines:
         if combine == "vote" or (combine == "select" and not space.rankers):
             yield Architecture(stack, None, combine)
         elif combine == "select":
             yield from (Architecture(stack, w, combine, o) for w in space.rankers for o in orders)
         else:
-            who = space.aggregators or space.agents
-            for name, order, prompt in product(who, orders, prompts):
+            aggregators = space.aggregators or space.agents
+            for name, order, prompt in product(aggregators, orders, prompts):
                 yield Architecture(stack, name, combine, order, prompt)
 
 
-def keeps_to_the_constraints(space: SearchSpace | SimpleNamespace, one: Architecture) -> bool:
-    for layer in one.layers:
+def keeps_to_the_constraints(space: SearchSpace | SimpleNamespace, arch: Architecture) -> bool:
+    for layer in arch.layers:
         sizes = [sum(space.provider_of.get(n) == p for n in layer) for p in "xy"]
         if space.max_per_provider is not None and max(sizes) > space.max_per_provider:
             return False
     return (
-        set(space.must_include) <= set(one.layers[0])
-        and not any(set(pair) <= set(one.agents) for pair in space.never_together)
+        set(space.must_include) <= set(arch.layers[0])
+        and not any(set(pair) <= set(arch.agents) for pair in space.never_together)
         and (
             not space.providers
-            or {space.provider_of[n] for n in one.agents} <= set(space.providers)
+            or {space.provider_of[n] for n in arch.agents} <= set(space.providers)
         )
     )
 
@@ -85,13 +87,13 @@ def some(names: tuple[Any, ...], *, fewest: int = 0) -> st.SearchStrategy[tuple[
 def architectures(draw: st.DrawFn, agents: tuple[str, ...]) -> Architecture:
     layer = st.lists(st.sampled_from(agents), min_size=1, max_size=4).map(tuple)
     layers = draw(st.lists(layer, min_size=0, max_size=2).map(tuple))
-    who = draw(st.sampled_from(agents))
+    aggregator = draw(st.sampled_from(agents))
     if not layers:
-        return Architecture.single(who)
+        return Architecture.single(aggregator)
     combine = draw(st.sampled_from(("select", "synthesize", "vote")))
     if combine == "vote":
         return Architecture(layers, draw(st.sampled_from((None, *layers[-1]))), combine)
-    return Architecture(layers, draw(st.sampled_from((who, None))) or who, combine)
+    return Architecture(layers, draw(st.sampled_from((aggregator, None))) or aggregator, combine)
 
 
 @st.composite

@@ -62,7 +62,7 @@ def test_where_calls_count_the_best_two_are_asked_first(
     fails_on: Make, rows: Make, student: Make, options: dict[str, Any]
 ) -> None:
     found = searched(fails_on, rows, student, **options).result
-    known = {Architecture.parse(one.architecture): one for one in found.trials}
+    known = {Architecture.parse(trial.architecture): trial for trial in found.trials}
     agreeing = known[Architecture.parse(FIRST_TWO)]
     full = known[Architecture.parse("e0 + e1 + e2 + e3 + e4 > vote(e0; order=e1)")]
     # Stopping early asks three, and a fourth where one of them is wrong: 3 fifths of the rows.
@@ -104,7 +104,7 @@ def test_what_is_as_good_as_the_pick_for_fewer_calls_is_said(
 def test_a_lead_is_tried_where_it_asks_fewest(fails_on: Make, rows: Make, student: Make) -> None:
     objectives = ("win_rate", "calls")
     found = searched(fails_on, rows, student, lead=(0.5, 0.6), objectives=objectives).result
-    known = {Architecture.parse(one.architecture): one for one in found.trials}
+    known = {Architecture.parse(trial.architecture): trial for trial in found.trials}
     # Two lead by 2 of 3, and after 1 : 1 one by 1 of 2: two calls on three fifths, else three.
     leads = known[Architecture.parse("e0 + e1 + e2 + e3 + e4 > vote(e0; lead=0.5)")]
     assert leads.score == 1.0
@@ -118,7 +118,7 @@ def test_where_only_the_score_counts_none_is_tried(
     fails_on: Make, rows: Make, student: Make
 ) -> None:
     found = searched(fails_on, rows, student).result
-    assert all(Architecture.parse(one.architecture).agree is None for one in found.trials)
+    assert all(Architecture.parse(trial.architecture).agree is None for trial in found.trials)
 
 
 def test_a_first_group_is_two_at_least() -> None:
@@ -147,8 +147,8 @@ def test_combiners_and_stopping_are_words_of_a_study_file(tmp_path: Path) -> Non
     assert space.holds(Architecture.parse("a + b > fuse(b)"))
     assert space.holds(Architecture.parse("a + b > knockout(b)"))
     assert not space.holds(Architecture.parse("a + b > knockout(a)"))
-    for one in space.listed:
-        assert space.holds(one)
+    for arch in space.listed:
+        assert space.holds(arch)
     program = study.make_student(scripted_pool({"a": "x", "b": "x"}))
     assert program.rules.stop_early is False
     assert read(tmp_path, "").make_student(scripted_pool({"a": "x"})).rules.stop_early is True

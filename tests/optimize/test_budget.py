@@ -164,8 +164,8 @@ def test_a_large_budget_stops_nothing(spend: Make, experts: Make) -> None:
 
 
 def outcomes(n: int) -> dict[str, list[Outcome]]:
-    one = Outcome(1.0, ("x",), calls=1, usd=0.5, seconds=4.0, tokens=100)
-    return {name: [one] * n for name in ("a", "b")}
+    outcome = Outcome(1.0, ("x",), calls=1, usd=0.5, seconds=4.0, tokens=100)
+    return {name: [outcome] * n for name in ("a", "b")}
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,9 @@ def made(values: list[tuple[float, float, float]]) -> list[TrialRecord]:
     ]
 
 
-def beats(one: TrialRecord, other: TrialRecord) -> bool:
-    assert None not in (one.usd, one.seconds, other.usd, other.seconds)
-    gains = [(r.win_rate, -(r.usd or 0.0), -(r.seconds or 0.0)) for r in (one, other)]
+def beats(trial: TrialRecord, other: TrialRecord) -> bool:
+    assert None not in (trial.usd, trial.seconds, other.usd, other.seconds)
+    gains = [(r.win_rate, -(r.usd or 0.0), -(r.seconds or 0.0)) for r in (trial, other)]
     pairs = list(zip(*gains, strict=True))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 

@@ -111,7 +111,7 @@ def test_where_dspy_keeps_no_history_any_metric_will_do(place: Path) -> None:
         outcomes = runner.measure(Architecture.parse("a"), rows)
     assert first["calls"]["made"] == 0
     # a misses numbers 0, 5 and 10
-    assert sum(one.score for one in outcomes) == 9
+    assert sum(outcome.score for outcome in outcomes) == 9
     assert pool.lm("a").history == []
 
 
@@ -147,7 +147,7 @@ def test_rows_of_a_block_that_are_kept_are_read_and_the_others_asked(
         runner = Evaluator(mixture, METRICS["answer_match"], 1)
         outcomes = runner.measure(Architecture.parse(text), part)
         spent = pool.calls.ledger.spending
-        asked = sum(one.calls for one in outcomes)
+        asked = sum(outcome.calls for outcome in outcomes)
         assert runner.node_cache.table.rows == {"": len(part)}
         assert spent.made + spent.reused == asked
         found.append((outcomes, asked, spent.made))
@@ -451,4 +451,4 @@ def test_a_late_answer_is_late_again_and_in_time_where_there_is_more_of_it(place
         runner = Evaluator(mixture, METRICS["answer_match"], 1)
         runner.measure(Architecture.parse("a + b > select"), rows_of("val", 1))
         known = [runner.node_cache.known(node_name("propose", n, 0), ("val-0", None)) for n in "ab"]
-        assert sum(one is not None and one.has_answer for one in known) == n_answers
+        assert sum(response is not None and response.has_answer for response in known) == n_answers

@@ -65,14 +65,21 @@ def test_all_of_a_trial_is_in_the_file_as_it_is_in_memory(make: Make, tmp_path: 
     pruned = study.ask()
     pruned.report(0.125, step=2)
     study.tell(pruned, state=optuna.trial.TrialState.PRUNED)
-    for shown, told in zip(kept.trials, study.trials, strict=True):
-        assert (shown.number, shown.state, shown.value) == (told.number, told.state, told.value)
-        assert (shown.params, shown.distributions) == (told.params, told.distributions)
-        assert (shown.user_attrs, shown.constraints) == (told.user_attrs, told.constraints)
-        assert shown.intermediate_values[2] == told.intermediate_values[2]
+    for shown, in_memory in zip(kept.trials, study.trials, strict=True):
+        assert (shown.number, shown.state, shown.value) == (
+            in_memory.number,
+            in_memory.state,
+            in_memory.value,
+        )
+        assert (shown.params, shown.distributions) == (in_memory.params, in_memory.distributions)
+        assert (shown.user_attrs, shown.constraints) == (
+            in_memory.user_attrs,
+            in_memory.constraints,
+        )
+        assert shown.intermediate_values[2] == in_memory.intermediate_values[2]
         assert shown.datetime_start is not None
-        assert told.datetime_start is not None
-        assert abs((shown.datetime_start - told.datetime_start).total_seconds()) < 5
+        assert in_memory.datetime_start is not None
+        assert abs((shown.datetime_start - in_memory.datetime_start).total_seconds()) < 5
         assert shown.datetime_complete is not None
     assert math.isnan(kept.trials[0].intermediate_values[1])
     storage.close()
@@ -125,7 +132,9 @@ def test_a_study_takes_the_place_of_an_older_one_of_its_name_alone(
             study.tell(trial, float(value))
         storage.close()
     kept = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    sizes = {one.study_name: one.n_trials for one in optuna.get_all_study_summaries(kept)}
+    sizes = {
+        summary.study_name: summary.n_trials for summary in optuna.get_all_study_summaries(kept)
+    }
     assert sizes == {"other": 3, "mine": 2}
     last = optuna.load_study(study_name="mine", storage=kept).trials[-1]
     assert (last.user_attrs, last.intermediate_values, last.value) == ({"rows": 2}, {1: 0.5}, 1.0)
@@ -156,12 +165,12 @@ def test_trials_that_end_in_another_order_keep_their_numbers_in_the_file(
     kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
     assert [trial.state.name for trial in kept.trials] == ["RUNNING", "COMPLETE", "WAITING"]
     study.tell(first, 0.5)
-    told = kept.trials
-    assert [trial.value for trial in told] == [0.5, -math.inf, None]
-    assert [trial.params for trial in told] == [trial.params for trial in study.trials]
-    assert math.isnan(told[1].intermediate_values[1])
-    assert told[1].intermediate_values[2] == math.inf
-    assert [trial.number for trial in told] == [0, 1, 2]
+    trials = kept.trials
+    assert [trial.value for trial in trials] == [0.5, -math.inf, None]
+    assert [trial.params for trial in trials] == [trial.params for trial in study.trials]
+    assert math.isnan(trials[1].intermediate_values[1])
+    assert trials[1].intermediate_values[2] == math.inf
+    assert [trial.number for trial in trials] == [0, 1, 2]
 
 
 @pytest.mark.slow
@@ -180,7 +189,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", code, f"sqlite:///{path}"], check=False)
     kept = optuna.load_study(study_name="mine", storage=f"sqlite:///{path}")
-    assert [(one.value, one.user_attrs) for one in kept.trials] == [(0.5, {"rows": 9})] * 3
+    assert [(trial.value, trial.user_attrs) for trial in kept.trials] == [(0.5, {"rows": 9})] * 3
 
 
 @pytest.mark.parametrize(

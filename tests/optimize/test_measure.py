@@ -187,7 +187,7 @@ def test_what_is_stored_is_read_without_threads(
     again = evaluator(pool, metric).measure(mixture, examples)
     assert scored_by == {threading.get_ident()}
     assert scores(again) == scores(first)
-    assert [one.calls for one in again] == [one.calls for one in first]
+    assert [outcome.calls for outcome in again] == [outcome.calls for outcome in first]
     assert pool.calls.ledger.spending.reused == pool.calls.ledger.spending.made == 27
 
 

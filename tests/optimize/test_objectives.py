@@ -62,7 +62,7 @@ def test_the_value_is_the_mean_of_the_rows_and_each_row_alone_has_its_own(name: 
         )
         for i in range(3)
     ]
-    assert rows == [objective(one) for one in alone]
+    assert rows == [objective(row) for row in alone]
 
 
 def test_diversity_of_the_same_texts_is_computed_once() -> None:

@@ -75,7 +75,9 @@ def test_what_was_saved_answers_as_what_was_made(
     restored.load(tmp_path / "dspy.json")
     asked = pool.calls.ledger.spending.made
     for row in script.rows(range(7, 16)):
-        answers = [one(question=row.question).toDict() for one in (program, loaded, restored)]
+        answers = [
+            pipeline(question=row.question).toDict() for pipeline in (program, loaded, restored)
+        ]
         assert answers[0] == answers[1] == answers[2]
     # The same prompts, so nothing new was asked.
     assert pool.calls.ledger.spending.made == asked

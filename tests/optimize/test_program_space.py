@@ -30,15 +30,15 @@ def parse(text: str) -> ProgramArchitecture:
 
 
 def test_the_text_names_each_mixture_and_is_read_back() -> None:
-    one = parse(TEXT)
-    assert str(one) == TEXT
-    assert one.at("rag.answer") == Architecture.parse("b + c > synthesize(a; order=c)")
-    assert read_architecture(TEXT) == one
-    assert read_architecture("b + c > synthesize(a; order=c)") == one.at("rag.answer")
+    arch = parse(TEXT)
+    assert str(arch) == TEXT
+    assert arch.at("rag.answer") == Architecture.parse("b + c > synthesize(a; order=c)")
+    assert read_architecture(TEXT) == arch
+    assert read_architecture("b + c > synthesize(a; order=c)") == arch.at("rag.answer")
     # a, b, c, a: what each mixture calls.
-    assert (one.calls, one.depth, one.agents) == (4, 1, ("a", "b", "c"))
-    assert one.to_json() == {
-        "mixtures": {path: part.to_json() for path, part in one.parts},
+    assert (arch.calls, arch.depth, arch.agents) == (4, 1, ("a", "b", "c"))
+    assert arch.to_json() == {
+        "mixtures": {path: part.to_json() for path, part in arch.parts},
     }
 
 
@@ -70,8 +70,8 @@ def test_a_program_of_no_mixture_and_a_space_of_one_are_refused() -> None:
 
 
 def test_parameters_stand_under_the_path_of_their_mixture() -> None:
-    one = parse("rag.query: a; rag.answer: b + c > synthesize(a)")
-    params = SPACE.params(one)
+    arch = parse("rag.query: a; rag.answer: b + c > synthesize(a)")
+    params = SPACE.params(arch)
     assert params == {
         "rag.query.kind": "single",
         "rag.query.agent": "a",
@@ -84,7 +84,7 @@ def test_parameters_stand_under_the_path_of_their_mixture() -> None:
         "rag.answer.combine": "synthesize",
         "rag.answer.aggregator": "a",
     }
-    assert SPACE.suggest(optuna.trial.FixedTrial(params)) == one
+    assert SPACE.suggest(optuna.trial.FixedTrial(params)) == arch
     assert SPACE.params(Architecture.single("a")) is None
     assert SPACE.params(parse("rag.query: a; rag.reply: a")) is None
     assert not SPACE.holds(parse("rag.query: a; rag.answer: a + b + c + d > vote"))
@@ -99,12 +99,12 @@ def test_the_space_has_the_product_of_its_mixtures() -> None:
 
 
 def test_a_mixture_reads_what_those_before_it_answered() -> None:
-    one, other = parse("p: a; q: b"), parse("p: a; q: c")
-    assert len(nodes_of(one) - nodes_of(other)) == 1
-    assert len(nodes_of(parse("p: b; q: b")) - nodes_of(one)) == 2
+    arch, other = parse("p: a; q: b"), parse("p: a; q: c")
+    assert len(nodes_of(arch) - nodes_of(other)) == 1
+    assert len(nodes_of(parse("p: b; q: b")) - nodes_of(arch)) == 2
 
 
-def truth(one: ProgramArchitecture) -> float:
+def truth(arch: ProgramArchitecture) -> float:
     """The product of both mixtures: a program needs a good query and a good answer."""
 
     def worth(part: Architecture) -> float:
@@ -113,7 +113,7 @@ def truth(one: ProgramArchitecture) -> float:
         reads = sum(STRENGTH[name] for name in part.layers[-1]) / len(part.layers[-1])
         return 0.6 * reads + (0.5 * STRENGTH[str(part.aggregator)] if part.order == () else 0)
 
-    return worth(one.at("rag.query")) * worth(one.at("rag.answer"))
+    return worth(arch.at("rag.query")) * worth(arch.at("rag.answer"))
 
 
 VOTING = SearchSpace(tuple(STRENGTH), combines=("synthesize",), max_depth=1)
@@ -125,9 +125,9 @@ def study_of(sampler: Any, n_trials: int, n_jobs: int = 1) -> list[str]:
     study = optuna.create_study(direction="maximize", sampler=sampler)
 
     def measure(trial: optuna.Trial) -> float:
-        one = WRITING.suggest(trial)
-        trial.set_user_attr("architecture", str(one))
-        return truth(one)
+        arch = WRITING.suggest(trial)
+        trial.set_user_attr("architecture", str(arch))
+        return truth(arch)
 
     study.optimize(measure, n_trials=n_trials, n_jobs=n_jobs)
     assert {name.split(".layer1")[0].split(".")[0] for name in study.trials[-1].params} == {"rag"}

@@ -44,10 +44,10 @@ def test_the_seed_decides_the_cut(rows: Make) -> None:
 
 
 def test_rows_without_an_id_get_one_and_the_caller_keeps_theirs(rows: Make) -> None:
-    mine = [dspy.Example(question=f"q{i}", answer="x").with_inputs("question") for i in range(2)]
-    splits = make_splits([], mine, rows("test", 1), seed=0)
+    val = [dspy.Example(question=f"q{i}", answer="x").with_inputs("question") for i in range(2)]
+    splits = make_splits([], val, rows("test", 1), seed=0)
     assert ids(splits.val) == ["val-0", "val-1"]
-    assert "id" not in mine[0]
+    assert "id" not in val[0]
     assert splits.val[0].inputs().toDict() == {"question": "q0"}
 
 

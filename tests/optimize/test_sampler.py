@@ -25,12 +25,12 @@ SIZE = 125
 SMALL = SearchSpace(("a", "b", "c"), combines=("vote",), max_depth=1)
 
 
-def truth(one: Architecture) -> float:
+def truth(arch: Architecture) -> float:
     """The stronger the readers and the writer, the better; a vote is worth its readers alone."""
-    if not one.layers:
-        return STRENGTH[str(one.aggregator)]
-    reads = sum(STRENGTH[name] for name in one.layers[-1]) / len(one.layers[-1])
-    return 0.6 * reads + (0.5 * STRENGTH[str(one.aggregator)] if one.combine != "vote" else 0)
+    if not arch.layers:
+        return STRENGTH[str(arch.aggregator)]
+    reads = sum(STRENGTH[name] for name in arch.layers[-1]) / len(arch.layers[-1])
+    return 0.6 * reads + (0.5 * STRENGTH[str(arch.aggregator)] if arch.combine != "vote" else 0)
 
 
 Objective = Callable[[optuna.Trial], float]
@@ -38,10 +38,10 @@ Objective = Callable[[optuna.Trial], float]
 
 def objective(space: SearchSpace = SPACE, seconds: float = 0.0) -> Objective:
     def measure(trial: optuna.Trial) -> float:
-        one = space.suggest(trial)
-        trial.set_user_attr("architecture", str(one))
+        arch = space.suggest(trial)
+        trial.set_user_attr("architecture", str(arch))
         time.sleep(seconds)
-        return truth(one)
+        return truth(arch)
 
     return measure
 
@@ -117,8 +117,8 @@ def test_four_threads_propose_nothing_twice() -> None:
 
 def test_enqueued_trials_are_learned_from_and_not_repeated() -> None:
     study = study_of()
-    one = Architecture.parse("a + b > synthesize(a)")
-    params = SPACE.params(one)
+    arch = Architecture.parse("a + b > synthesize(a)")
+    params = SPACE.params(arch)
     assert params is not None
     study.enqueue_trial(params)
     study.optimize(objective(), n_trials=12)
@@ -141,9 +141,9 @@ def test_several_objectives_spread_along_the_front() -> None:
     study = study_of(directions=["maximize", "minimize"])
 
     def measure(trial: optuna.Trial) -> tuple[float, float]:
-        one = SPACE.suggest(trial)
-        trial.set_user_attr("architecture", str(one))
-        return truth(one), float(one.calls)
+        arch = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(arch))
+        return truth(arch), float(arch.calls)
 
     study.optimize(measure, n_trials=25)
     assert len(set(texts(study))) == 25
@@ -156,14 +156,14 @@ def test_pruned_and_failed_trials_are_not_proposed_again() -> None:
     study = study_of()
 
     def measure(trial: optuna.Trial) -> float:
-        one = SPACE.suggest(trial)
-        trial.set_user_attr("architecture", str(one))
+        arch = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(arch))
         if trial.number % 5 == 3:
-            trial.report(truth(one), step=20)
+            trial.report(truth(arch), step=20)
             raise optuna.TrialPruned
         if trial.number % 5 == 4:
-            raise ValueError(one)
-        return truth(one)
+            raise ValueError(arch)
+        return truth(arch)
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     study.optimize(measure, n_trials=20, catch=ValueError)
@@ -174,9 +174,9 @@ def test_what_breaks_a_constraint_counts_as_the_worst() -> None:
     study = study_of()
 
     def measure(trial: optuna.Trial) -> float:
-        one = SPACE.suggest(trial)
-        trial.set_constraint("calls", one.calls - 2)
-        return truth(one)
+        arch = SPACE.suggest(trial)
+        trial.set_constraint("calls", arch.calls - 2)
+        return truth(arch)
 
     study.optimize(measure, n_trials=30)
     # Of 125 only 15 are within it: the 5 single agents, and the votes of the 10 pairs. The best of
@@ -190,9 +190,9 @@ def test_where_all_break_a_constraint_the_less_is_the_better() -> None:
     study = study_of()
 
     def measure(trial: optuna.Trial) -> float:
-        one = SPACE.suggest(trial)
-        trial.set_user_attr("architecture", str(one))
-        trial.set_constraint("price", 1 / truth(one))
+        arch = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(arch))
+        trial.set_constraint("price", 1 / truth(arch))
         return 0.5
 
     study.optimize(measure, n_trials=20)
@@ -211,13 +211,13 @@ def test_with_a_pruner_nothing_is_proposed_twice(pruner: Any) -> None:
     study = study_of(pruner=pruner)
 
     def measure(trial: optuna.Trial) -> float:
-        one = SPACE.suggest(trial)
-        trial.set_user_attr("architecture", str(one))
+        arch = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(arch))
         for step in range(1, 6):
-            trial.report(truth(one), step)
+            trial.report(truth(arch), step)
             if trial.should_prune():
                 raise optuna.TrialPruned
-        return truth(one)
+        return truth(arch)
 
     study.optimize(measure, n_trials=30)
     assert len(set(texts(study))) == 30
@@ -225,8 +225,8 @@ def test_with_a_pruner_nothing_is_proposed_twice(pruner: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:PartialFixedSampler")
 def test_a_choice_that_is_fixed_is_not_asked_for_again() -> None:
-    ours = PerformanceDiversitySampler(SPACE, seed=0)
-    sampler = optuna.samplers.PartialFixedSampler({"kind": "layers"}, ours)
+    inner = PerformanceDiversitySampler(SPACE, seed=0)
+    sampler = optuna.samplers.PartialFixedSampler({"kind": "layers"}, inner)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(objective(), n_trials=20)
     assert {trial.params["kind"] for trial in study.trials} == {"layers"}
@@ -260,9 +260,9 @@ def test_scores_of_rows_are_learned_from_where_all_trials_have_them() -> None:
     study = study_of()
 
     def measure(trial: optuna.Trial) -> float:
-        one = SPACE.suggest(trial)
-        trial.set_user_attr("architecture", str(one))
-        right = round(20 * truth(one))
+        arch = SPACE.suggest(trial)
+        trial.set_user_attr("architecture", str(arch))
+        right = round(20 * truth(arch))
         trial.set_user_attr(ROW_SCORES, [1.0] * right + [0.0] * (20 - right))
         # The value misleads: only the rows tell.
         return 0.5
@@ -329,8 +329,8 @@ def test_a_pickled_sampler_proposes_as_the_one_it_was_made_from() -> None:
     study = study_of()
     study.optimize(objective(), n_trials=8)
     other = pickle.loads(pickle.dumps(study))
-    for one in (study, other):
-        one.optimize(objective(), n_trials=4)
+    for optuna_study in (study, other):
+        optuna_study.optimize(objective(), n_trials=4)
     assert texts(other) == texts(study)
 
 

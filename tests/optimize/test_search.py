@@ -102,14 +102,14 @@ def test_calls_are_those_of_the_ledger_and_every_trial_is_reported(
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_study(search: Make, experts: Make) -> None:
-    one, two = (search(experts(), seed=3, n_trials=18).result for _ in range(2))
-    assert plain(one) == plain(two)
+    first, second = (search(experts(), seed=3, n_trials=18).result for _ in range(2))
+    assert plain(first) == plain(second)
 
 
 @pytest.mark.slow
 def test_threads_change_nothing_but_the_time(search: Make, experts: Make) -> None:
-    one, many = (search(experts(), num_threads=n).result for n in (1, 8))
-    assert plain(one) == plain(many)
+    by_one, by_many = (search(experts(), num_threads=n).result for n in (1, 8))
+    assert plain(by_one) == plain(by_many)
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_a_first_question_that_one_agent_cannot_answer_does_not_end_the_study(
         return str(fails_on(0)(prompt))
 
     result = search(scripted_pool({"bold": fails_on(0, 1), "shy": shy})).result
-    (trial,) = (one for one in result.trials if one.architecture == "shy")
+    (trial,) = (record for record in result.trials if record.architecture == "shy")
     # Of 18 questions it fails on every third, and on one of the two that are filtered.
     assert (trial.rows, trial.score) == (N_VAL, 11 / 18)
     assert result.failures["shy"] >= 2

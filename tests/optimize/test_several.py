@@ -131,7 +131,7 @@ def test_the_best_pair_is_found_with_fewer_calls_than_one_mixture_has() -> None:
     assert result.test["best_single"].architecture == "query: w0; answer: r0"
     assert result.test["best_single"].score == pytest.approx(4 / 9)
     assert result.test["pick"].score == 1
-    n_asked = sum(not one.is_stopped_early for one in result.trials) * 18
+    n_asked = sum(not trial.is_stopped_early for trial in result.trials) * 18
     assert len(result.trials) == 40
     assert n_asked <= 40 * 18 < SPACE.size**2 * 18  # type: ignore[operator]
     # Test rows included, it asks less than all architectures of one mixture take on val.
@@ -149,17 +149,17 @@ def test_report_study_and_program_name_each_mixture_by_its_path() -> None:
     assert result.early is not None
     assert result.early.leader == "w0 in every mixture"
     assert {trial.user_attrs["architecture"] for trial in study.trials} == {
-        one.architecture for one in result.trials
+        trial.architecture for trial in result.trials
     }
     best = next(t for t in study.trials if t.user_attrs["architecture"] == BEST)
     assert best.params["query.layer1.w1"] is True
     assert best.params["answer.layer1.w1"] is False
     assert best.params["answer.kind"] == "layers"
-    assert {name: str(one.architecture) for name, one in mixtures_of(program).items()} == {
+    assert {name: str(mixture.architecture) for name, mixture in mixtures_of(program).items()} == {
         "self.query": "w0 + w1 + w2 > vote(w0)",
         "self.answer": "r0 + r1 + r2 > vote(r0)",
     }
-    assert {type(one["program"]) for one in program.candidate_programs} == {Rag}
+    assert {type(candidate["program"]) for candidate in program.candidate_programs} == {Rag}
     again = StudyResult.from_json(result.to_json())
     assert again.pick == result.pick
     assert again.to_json() == result.to_json()
@@ -180,7 +180,7 @@ def test_the_student_stays_as_it_was() -> None:
     student = Rag(pool)
     search = ModelSearch(exact, pool, space=VOTES, n_trials=8)
     search.compile(student, trainset=[], valset=rows("val", 6), testset=rows("test", 6))
-    assert [str(one.architecture) for one in mixtures_of(student).values()] == ["w0", "w0"]
+    assert [str(mixture.architecture) for mixture in mixtures_of(student).values()] == ["w0", "w0"]
 
 
 def test_a_frozen_mixture_is_not_searched_and_one_that_stands_twice_is_one() -> None:
@@ -203,7 +203,7 @@ def test_a_frozen_mixture_is_not_searched_and_one_that_stands_twice_is_one() -> 
 
 @slow
 def test_the_best_single_agent_is_chosen_for_each_mixture() -> None:
-    texts = [one.architecture for one in found()[0].result.trials if one.origin == "single"]
+    texts = [trial.architecture for trial in found()[0].result.trials if trial.origin == "single"]
     assert texts[0] == "query: w0; answer: w0"
     # 6 in both, then 5 others as the writer, and 5 others as the reader for the best writer.
     assert len(texts) == len(set(texts)) == 16
@@ -266,9 +266,9 @@ def test_a_pick_stays_within_the_limits() -> None:
 def test_other_samplers_may_propose(name: str) -> None:
     sampler = getattr(optuna.samplers, name)(seed=0)
     search, _ = compiled(make_pool(), 9, n_trials=24, sampler=sampler)
-    texts = [one.architecture for one in search.result.trials]
+    texts = [trial.architecture for trial in search.result.trials]
     assert len(set(texts)) == len(texts) == 24
-    assert {one.origin for one in search.result.trials} >= {"single", "baseline", "sampler"}
+    assert {trial.origin for trial in search.result.trials} >= {"single", "baseline", "sampler"}
 
 
 @pytest.mark.parametrize(
@@ -301,10 +301,10 @@ def test_each_mixture_may_have_a_space_of_its_own() -> None:
     alone = SearchSpace(agents, max_depth=0)
     space = ProgramSpace.of({"query": alone, "answer": VOTES})
     search, _ = compiled(make_pool(), 9, space=space, n_trials=22)
-    models = [one.architecture for one in search.result.trials if one.origin == "model"]
+    models = [trial.architecture for trial in search.result.trials if trial.origin == "model"]
     assert models
     queries = [Architecture.parse(text.split("query: ")[1].split(";")[0]) for text in models]
-    assert {one.depth for one in queries} == {0}
+    assert {query.depth for query in queries} == {0}
     # Top-k in every mixture is outside of the space; that it is no choice is in its parameters.
     outside = [t for t in search.study.trials if t.user_attrs["origin"] == "baseline"]
     assert {tuple(sorted(trial.params)) for trial in outside} == {("answer.kind", "query.kind")}

@@ -81,19 +81,19 @@ def test_pool_settings_and_student_are_what_they_were(
         return exact(example, prediction)
 
     pool = experts()
-    mine, ledger = student(pool), pool.calls.ledger
-    before = (mine.dump_state(), str(mine.architecture), dict(dspy.settings.config))
+    mixture, ledger = student(pool), pool.calls.ledger
+    before = (mixture.dump_state(), str(mixture.architecture), dict(dspy.settings.config))
     search = ModelSearch(metric, pool, n_trials=6, budget=Budget(calls=200))
     splits = {"trainset": [], "valset": rows("val", N_VAL), "testset": rows("test", N_TEST)}
     if fails:
         with pytest.raises(Exception, match="test-3"):
-            search.compile(mine, **splits)
+            search.compile(mixture, **splits)
     else:
-        search.compile(mine, **splits)
-    assert (mine.dump_state(), str(mine.architecture), dict(dspy.settings.config)) == before
+        search.compile(mixture, **splits)
+    assert (mixture.dump_state(), str(mixture.architecture), dict(dspy.settings.config)) == before
     assert (pool.calls.ledger, ledger.budget) == (ledger, Budget())
     # Nothing is refused: no share of the search is in force any more.
-    assert mine(question="new 7").answer == "7"
+    assert mixture(question="new 7").answer == "7"
 
 
 @pytest.mark.slow
@@ -145,8 +145,8 @@ def test_callbacks_see_the_study_and_each_finished_trial(searched: Make, experts
         seen.append((len(study.trials), trial.user_attrs["architecture"]))
 
     _, search = searched(experts(), callbacks=[callback])
-    told = [trial.user_attrs["architecture"] for trial in search.study.get_trials()]
-    assert seen == [(n + 1, text) for n, text in enumerate(told)]
+    texts = [trial.user_attrs["architecture"] for trial in search.study.get_trials()]
+    assert seen == [(n + 1, text) for n, text in enumerate(texts)]
     assert {text for _, text in seen} <= {t.architecture for t in search.result.trials}
 
 
@@ -172,9 +172,9 @@ def recorded(experts: Make, rows: Make, student: Make) -> Calls:
     calls = Calls()
     pool = experts(calls)
     for agent in pool:
-        one = student(pool).with_architecture(Architecture.single(agent))
+        mixture = student(pool).with_architecture(Architecture.single(agent))
         for row in (*rows("val", N_VAL), *rows("test", N_TEST)):
-            one(question=row.question)
+            mixture(question=row.question)
     return Calls(calls.store, replay_only=True)
 
 

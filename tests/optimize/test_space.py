@@ -103,6 +103,6 @@ def test_a_listed_architecture_keeps_its_order_of_seats_and_all_others_sit_by_na
     trial: Any = optuna.trial.FixedTrial({"kind": "listed", "listed": str(listed)})
     assert str(space.suggest(trial)) == str(listed)
     rng = random.Random(0)
-    drawn = [one for one in (space.draw(rng) for _ in range(50)) if one != listed]
-    assert any(one.layers for one in drawn)
-    assert [str(one) for one in drawn] == [str(one.canonical) for one in drawn]
+    drawn = [arch for arch in (space.draw(rng) for _ in range(50)) if arch != listed]
+    assert any(arch.layers for arch in drawn)
+    assert [str(arch) for arch in drawn] == [str(arch.canonical) for arch in drawn]

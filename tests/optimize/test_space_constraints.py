@@ -67,8 +67,8 @@ def test_a_space_holds_what_keeps_to_its_constraints_and_nothing_else(case: str)
         Architecture.parse("b + d > select"),
     ]
     inside = enumerated(space)
-    for one in [*some, *strange]:
-        assert space.holds(one) == (one in inside)
+    for arch in [*some, *strange]:
+        assert space.holds(arch) == (arch in inside)
 
 
 @pytest.mark.parametrize("case", CONSTRAINED)

@@ -93,7 +93,7 @@ def test_constraints_are_refused_exactly_where_they_leave_a_last_step_nothing(
     for combine, bare in ways.items():
         constrained = SimpleNamespace(**{**vars(bare), **limits})
         is_possible = any(
-            keeps_to_the_constraints(constrained, one) for one in enumerated(bare) if one.layers
+            keeps_to_the_constraints(constrained, arch) for arch in enumerated(bare) if arch.layers
         )
         try:
             SearchSpace(agents, (combine,), rankers=rankers, **options, **limits)

@@ -34,7 +34,7 @@ def test_a_larger_program_is_searched_and_returned(pool: Pool, rows: Make) -> No
     assert type(program.steps[0]) is MixtureOfAgents
     assert program(question="new 4").answer == "4"
     assert student.steps[0].architecture == parse("e0")
-    assert {type(one["program"]) for one in program.candidate_programs} == {Outer}
+    assert {type(candidate["program"]) for candidate in program.candidate_programs} == {Outer}
     # It may be searched again: what an optimizer left on it is not taken for mixtures.
     assert list(mixtures_of(program)) == ["self.steps[0]"]
 
@@ -140,5 +140,5 @@ def test_equal_inputs_and_no_others_are_one_place() -> None:
         {"question": dspy.History(messages=[{"question": "q"}])},
         {"question": {"messages": [{"question": "q"}]}},
     ]
-    assert len({place_of(one) for one in others}) == 5
+    assert len({place_of(inputs) for inputs in others}) == 5
     assert place_of({"x": object()}) != place_of({"x": object()})

@@ -119,13 +119,13 @@ def test_every_architecture_measured_is_a_trial_also_outside_of_the_space() -> N
     world, search = World(), trials()
     openers = parsed("b", "a*3 > vote(a)", "b + c > vote(b)")
     measure(search, world, search.fresh(openers, origin="baseline"))
-    told = search.study.get_trials()
-    assert [trial.user_attrs["architecture"] for trial in told] == list(map(str, openers))
+    finished = search.study.get_trials()
+    assert [trial.user_attrs["architecture"] for trial in finished] == list(map(str, openers))
     # The number of different agents by ten.
-    assert [trial.values for trial in told] == [[0.1, 0.1], [0.1, 0.1], [0.2, 0.2]]
-    assert told[1].params == {"kind": "layers"}, "three samples of one agent are no choice here"
-    assert told[2].params["layer1.b"] is told[2].params["layer1.c"] is True
-    facts = {name: told[2].user_attrs[name] for name in ("origin", "rows", "calls", "usd")}
+    assert [trial.values for trial in finished] == [[0.1, 0.1], [0.1, 0.1], [0.2, 0.2]]
+    assert finished[1].params == {"kind": "layers"}, "three samples of one agent are no choice here"
+    assert finished[2].params["layer1.b"] is finished[2].params["layer1.c"] is True
+    facts = {name: finished[2].user_attrs[name] for name in ("origin", "rows", "calls", "usd")}
     assert facts == {"origin": "baseline", "rows": 9, "calls": 1.0, "usd": 0.0}
     assert search.study.metric_names == ["win_rate", "score"]
 
@@ -135,11 +135,11 @@ def test_what_could_not_be_measured_fails_with_the_reason() -> None:
     run(search, world, 4)
     proposal = search.ask()
     assert proposal is not None
-    told = search.fail(search.start(proposal), "The budget of 9 calls is reached.")
+    trial = search.fail(search.start(proposal), "The budget of 9 calls is reached.")
     assert len(search.records) == len(world.asked) == 4
-    assert told.state == optuna.trial.TrialState.FAIL
-    assert told.user_attrs["reason"] == "The budget of 9 calls is reached."
-    assert told.user_attrs["architecture"] == str(proposal.architecture)
+    assert trial.state == optuna.trial.TrialState.FAIL
+    assert trial.user_attrs["reason"] == "The budget of 9 calls is reached."
+    assert trial.user_attrs["architecture"] == str(proposal.architecture)
 
 
 def stopped(search: Trials, text: str, values: list[list[float]]) -> optuna.trial.FrozenTrial:
@@ -155,10 +155,10 @@ def stopped(search: Trials, text: str, values: list[list[float]]) -> optuna.tria
 def test_a_loser_is_pruned_with_its_value_after_each_block() -> None:
     study = make_study([ScoreObjective()], seed=0)
     search = Trials(study=study, space=SMALL, ranking=NAMES, canonical=canonical, seed=0)
-    told = stopped(search, "a + b > vote(a)", [[0.5], [0.3]])
-    assert told.state == optuna.trial.TrialState.PRUNED
-    assert told.intermediate_values == {40: 0.5, 80: 0.3}
-    assert told.values == [0.3]
+    trial = stopped(search, "a + b > vote(a)", [[0.5], [0.3]])
+    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert trial.intermediate_values == {40: 0.5, 80: 0.3}
+    assert trial.values == [0.3]
 
 
 @pytest.mark.parametrize("sampler", [None, optuna.samplers.NSGAIISampler(seed=0)])
@@ -166,13 +166,13 @@ def test_with_several_objectives_the_values_of_a_pruned_trial_are_an_attribute(
     sampler: Any,
 ) -> None:
     search = trials(sampler=sampler)
-    told = stopped(search, "a + b > vote(a)", [[0.5, 0.6], [0.3, 0.4]])
-    assert told.state == optuna.trial.TrialState.PRUNED
-    assert told.user_attrs["values_by_rows"] == {"40": [0.5, 0.6], "80": [0.3, 0.4]}
+    pruned = stopped(search, "a + b > vote(a)", [[0.5, 0.6], [0.3, 0.4]])
+    assert pruned.state == optuna.trial.TrialState.PRUNED
+    assert pruned.user_attrs["values_by_rows"] == {"40": [0.5, 0.6], "80": [0.3, 0.4]}
     # Optuna's samplers raise at intermediate values of such a study; at this they do not.
     run(search, World(), 7)
     assert len(search.records) == 7
-    assert told.number not in {trial.number for trial in search.study.best_trials}
+    assert pruned.number not in {trial.number for trial in search.study.best_trials}
 
 
 def test_limits_are_the_constraints_of_a_trial() -> None:
@@ -183,9 +183,9 @@ def test_limits_are_the_constraints_of_a_trial() -> None:
     )
     (proposal,) = search.fresh(parsed("a + b > vote(a)"), origin="model")
     record = TrialRecord(0, "a + b > vote(a)", "model", 0.9, 0.9, 0.0, 3.0, 0.125, 1.0, 9)
-    told = search.tell(proposal, search.start(proposal), record, [0.9])
+    trial = search.tell(proposal, search.start(proposal), record, [0.9])
     # 3 calls of at most 2; 0.125 usd of at most 0.5
-    assert told.constraints == {"calls": 1.0, "usd": -0.375}
+    assert trial.constraints == {"calls": 1.0, "usd": -0.375}
     with pytest.raises(ValueError, match="No feasible trials"):
         _ = search.study.best_trial
 
@@ -215,14 +215,20 @@ def test_trials_are_in_the_file_while_the_study_runs(tmp_path: Path) -> None:
     found = optuna.load_study(study_name="mine", storage=reader)
     assert found.metric_names == ["win_rate", "score"]
     assert found.directions == study.directions
-    for kept, told in zip(found.trials, study.trials, strict=True):
-        facts = (told.number, told.state, told.values, told.params, told.user_attrs)
+    for kept, in_memory in zip(found.trials, study.trials, strict=True):
+        facts = (
+            in_memory.number,
+            in_memory.state,
+            in_memory.values,
+            in_memory.params,
+            in_memory.user_attrs,
+        )
         assert (kept.number, kept.state, kept.values, kept.params, kept.user_attrs) == facts
-        assert kept.distributions == told.distributions
-        assert kept.system_attrs == told.system_attrs
+        assert kept.distributions == in_memory.distributions
+        assert kept.system_attrs == in_memory.system_attrs
         assert kept.datetime_start is not None
-        assert told.datetime_start is not None
-        assert abs((kept.datetime_start - told.datetime_start).total_seconds()) < 5
+        assert in_memory.datetime_start is not None
+        assert abs((kept.datetime_start - in_memory.datetime_start).total_seconds()) < 5
     running = found.trials[-1]
     assert running.state == optuna.trial.TrialState.RUNNING
     assert running.user_attrs["architecture"] == str(proposal.architecture)
@@ -248,8 +254,12 @@ def test_what_a_callback_enqueues_is_asked_next_and_takes_no_baseline_s_place() 
     asked = [single, ("b", "single"), base, ("a + b > vote(a)", "listed")]
     assert world.asked[:4] == asked
     assert world.asked[4][1] == "sampler"
-    told = [one for one in search.study.trials if one.state == optuna.trial.TrialState.FAIL]
-    assert "c was measured before" in told[0].user_attrs["reason"]
+    failed = [
+        optuna_trial
+        for optuna_trial in search.study.trials
+        if optuna_trial.state == optuna.trial.TrialState.FAIL
+    ]
+    assert "c was measured before" in failed[0].user_attrs["reason"]
     for trial in search.study.trials:
         if trial.state == optuna.trial.TrialState.COMPLETE and trial.params["kind"] == "single":
             assert trial.user_attrs["architecture"] == trial.params["agent"]

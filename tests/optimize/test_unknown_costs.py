@@ -53,7 +53,7 @@ def test_a_cost_that_a_table_does_not_say_is_unknown_everywhere(
     for name in KNOWN:
         shown = [trial[name] for trial in content["trials"]]
         shown += [content[split]["best_single"][name] for split in ("val", "test")]
-        assert [one is None for one in shown] == [name in unknown] * len(shown)
+        assert [cost is None for cost in shown] == [name in unknown] * len(shown)
     assert (content["usd"] is None) == ("usd" in unknown)
 
     result, answers = read_run(tmp_path / "run")

@@ -57,7 +57,9 @@ def searched(program: Program, architecture: str) -> Program:
 
 def seats(program: Program) -> list[tuple[str, str, int]]:
     named = program.answer.named_predictors()
-    return [(name, one.signature.instructions, len(one.demos)) for name, one in named]
+    return [
+        (name, predictor.signature.instructions, len(predictor.demos)) for name, predictor in named
+    ]
 
 
 @pytest.mark.parametrize("picked", PICKS)
@@ -155,7 +157,7 @@ def test_no_state_and_no_pickle_holds_a_key_or_an_endpoint(tmp_path: Path) -> No
     best.answer.save(tmp_path / "mixture", save_program=True)
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) == 5
-    assert not any(text in one for one in written for text in (b"sk-", b"127.0.0.1"))
+    assert not any(text in state for state in written for text in (b"sk-", b"127.0.0.1"))
     assert best.answer.aggregator.lm is not None  # the program itself is as it was
 
 

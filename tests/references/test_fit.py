@@ -144,8 +144,8 @@ def test_every_limit_is_kept_and_every_cut_is_told(
     assert each is None or all(size <= each for size in sizes)
     assert total is None or sum(sizes) <= total
     assert room is None or measure(read) <= room or not read
-    told = {cut.reference - 1 for cut in cuts}
-    whole = [text for i, text in enumerate(given_texts) if i not in told]
+    reported = {cut.reference - 1 for cut in cuts}
+    whole = [text for i, text in enumerate(given_texts) if i not in reported]
     assert [text for text in read if not text.endswith(" [cut]")] == [
         text for text in whole if not text.endswith(" [cut]")
     ]

@@ -201,7 +201,7 @@ def test_there_are_enough_shapes() -> None:
     assert len(GOOD) + len(BAD) >= 60
 
 
-@pytest.mark.parametrize(("path", "body"), [one[1:] for one in GOOD], ids=[o[0] for o in GOOD])
+@pytest.mark.parametrize(("path", "body"), [case[1:] for case in GOOD], ids=[o[0] for o in GOOD])
 def test_a_good_request_is_answered_by_the_schema(
     client: httpx.Client, path: str, body: dict[str, Any]
 ) -> None:
@@ -248,7 +248,7 @@ def streamed_text(path: str, content: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "message"), [one[1:] for one in BAD], ids=[o[0] for o in BAD]
+    ("path", "body", "message"), [case[1:] for case in BAD], ids=[o[0] for o in BAD]
 )
 def test_a_bad_request_is_refused_in_openais_shape(
     client: httpx.Client, path: str, body: Any, message: str
@@ -269,10 +269,10 @@ def test_what_is_not_passed_on_is_said(client: httpx.Client) -> None:
 
 def test_models_are_listed(client: httpx.Client) -> None:
     listed = client.get("models").json()
-    found = [Model.model_validate(one) for one in listed["data"]]
-    assert [one.id for one in found] == ["a", "b", "c"]
-    one = client.get("models/a + b > vote").json()
-    assert one["moa"] == {"kind": "architecture", "architecture": "a + b > vote"}
+    found = [Model.model_validate(model) for model in listed["data"]]
+    assert [model.id for model in found] == ["a", "b", "c"]
+    entry = client.get("models/a + b > vote").json()
+    assert entry["moa"] == {"kind": "architecture", "architecture": "a + b > vote"}
     assert client.get("models/absent").status_code == 404
 
 

@@ -16,4 +16,4 @@ def test_every_option_of_the_page_exists() -> None:
     options = set(re.findall(r"--[a-z][a-z-]+", PAGE))
     helps = [CliRunner().invoke(app, [name, "--help"]).stdout for name in ("serve", "chat", "ask")]
     assert options >= {"--key-env", "--usd-per-day"}
-    assert [one for one in sorted(options) if one not in "".join(helps)] == []
+    assert [option for option in sorted(options) if option not in "".join(helps)] == []

@@ -78,7 +78,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(monkeypatch: pytest.Mo
             assert refused.headers["retry-after"] == "1"
             assert refused.json()["error"]["code"] == "server_busy"
             go_on.set()
-            assert [one.result().status_code for one in (first, second)] == [200, 200]
+            assert [future.result().status_code for future in (first, second)] == [200, 200]
             assert (places.n_answering, places.n_waiting) == (0, 0)
 
 
@@ -109,7 +109,7 @@ def test_a_client_that_leaves_stops_the_fan_out(
             go_on.set()
             time.sleep(0.3)
             # The proposers were asked; the aggregator never was.
-            assert sorted(one["model"] for one in server.bodies) == ["a", "b"]
+            assert sorted(request_body["model"] for request_body in server.bodies) == ["a", "b"]
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_stream_ends_it(
@@ -213,4 +213,4 @@ def test_equal_requests_of_a_sampling_agent_are_answered_anew() -> None:
     pool = server_pool({"a": lambda _: f"reply {next(counter)}"}, temperature=0.7)
     with asking(app_of(pool)) as client:
         replies = [client.post(CHAT, json=body(n=2)).json()["choices"] for _ in range(2)]
-    assert len({choice["message"]["content"] for one in replies for choice in one}) == 4
+    assert len({choice["message"]["content"] for choices in replies for choice in choices}) == 4

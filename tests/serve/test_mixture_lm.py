@@ -161,7 +161,9 @@ def test_a_tool_call_is_an_answer_and_a_proposal() -> None:
         user = lm15.Message.user("hi")
         request = lm15.Request(model="moa/mixture", messages=(user,), tools=(tool,))
         made = MixtureLM("a > synthesize(c)", pool=pool)(request)
-    assert [(one.name, one.input) for one in made.tool_calls] == [("look", {"at": 1})]
+    assert [(tool_call.name, tool_call.input) for tool_call in made.tool_calls] == [
+        ("look", {"at": 1})
+    ]
     assert made.finish_reason == "tool_call"
     assert "call of look" in server.bodies[1]["messages"][-1]["content"]
 

@@ -88,10 +88,10 @@ def test_no_key_and_no_prompt_in_a_log_or_a_response(caplog: pytest.LogCaptureFi
             client.post(CHAT, content=b"{"),
             client.get(url.replace("/v1", "/metrics")),
         ]
-    ours = "\n".join(r.getMessage() for r in caplog.records if r.name.startswith("moa_dspy"))
-    assert "alice a 200" in ours
-    assert "secret" not in ours
-    everything = ours + "".join(f"{a.text}{a.headers}" for a in answers)
+    log = "\n".join(r.getMessage() for r in caplog.records if r.name.startswith("moa_dspy"))
+    assert "alice a 200" in log
+    assert "secret" not in log
+    everything = log + "".join(f"{a.text}{a.headers}" for a in answers)
     everything += "\n".join(r.getMessage() for r in caplog.records if "httpx" not in r.name)
     assert KEY not in everything
 

@@ -38,9 +38,9 @@ def pool_file(server: ChatServer, folder: Path) -> Path:
 
 @contextmanager
 def served(pool: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     process = subprocess.Popen(
         [
             sys.executable,
@@ -86,7 +86,7 @@ def test_a_saved_program_is_served_and_a_running_answer_is_finished(tmp_path: Pa
             tmp_path / "best.json"
         )
         with served(path, str(tmp_path / "best.json")) as (process, client):
-            names = [one["id"] for one in client.get("models").json()["data"]]
+            names = [model["id"] for model in client.get("models").json()["data"]]
             assert names == ["a", "c", "best"]
             answer = threads.submit(client.post, "chat/completions", json=asked)
             server.await_request()

@@ -113,7 +113,7 @@ def _gemini(reply: Any, text: str | None = None, *, has_ended: bool = True) -> d
         return found
     names = ("promptTokenCount", "candidatesTokenCount", "totalTokenCount")
     given = ("prompt_tokens", "completion_tokens", "total_tokens")
-    usage = {name: dict(reply.usage).get(one) for name, one in zip(names, given, strict=True)}
+    usage = {name: dict(reply.usage).get(key) for name, key in zip(names, given, strict=True)}
     return {**found, "usageMetadata": usage}
 
 
@@ -132,7 +132,7 @@ def _ollama(reply: Any) -> dict[str, Any]:
         "message": {"role": "assistant", "content": reply.text, **thought},
         "done": True,
         "done_reason": reply.finish_reason,
-        **{name: usage[ours] for name, ours in counts.items() if ours in usage},
+        **{name: usage[key] for name, key in counts.items() if key in usage},
     }
 
 

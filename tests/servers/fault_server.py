@@ -101,11 +101,11 @@ async def _chat(head: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
     found, length = _ROUTE.match(head), re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
     assert found is not None
     assert length is not None
-    who = re.search(r"authorization: Bearer (\S+)", head, re.IGNORECASE)
+    match = re.search(r"authorization: Bearer (\S+)", head, re.IGNORECASE)
     body = json.loads(await reader.readexactly(int(length[1])))
     texts = [_text(message["content"]) for message in body["messages"]]
     name, asked_at = name_of(body["model"], texts), time.monotonic()
-    asker = who[1] if who else ""
+    asker = match[1] if match else ""
     n_before = len(BOOKS.asked.setdefault(name, []))
     BOOKS.asked[name].append(asker)
     BOOKS.first = BOOKS.first or time.monotonic()

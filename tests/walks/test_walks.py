@@ -141,16 +141,16 @@ def test_an_engineer_goes_from_a_table_and_four_endpoints_to_a_served_program(
 ) -> None:
     moa = ("-m", "moa_dspy")
     with (
-        serving(clerk, models=["m0"]) as one,
+        serving(clerk, models=["m0"]) as server,
         serving(clerk, models=["m1"]) as two,
         serving(clerk, models=["m2"]) as three,
         serving(clerk, models=["m3"]) as four,
     ):
-        said = step(*moa, "init", tickets, "--out", "triage", "--server", one.url, name="init")
+        said = step(*moa, "init", tickets, "--out", "triage", "--server", server.url, name="init")
         assert "ticket -> team" in said
         # `init` found one server; the other three are written into the pool by hand.
         pool = tmp_path / "triage" / "pool.toml"
-        pool.write_text(four_endpoints([one, two, three, four]), "utf-8")
+        pool.write_text(four_endpoints([server, two, three, four]), "utf-8")
         checked = json.loads(step(*moa, "check", "triage/study.toml", "--json", name="check"))
         assert checked["stages"]["all"]["likely"]["usd"] > 0
         done = json.loads(
@@ -184,7 +184,7 @@ def test_an_engineer_goes_from_a_table_and_four_endpoints_to_a_served_program(
         try:
             messages = [{"role": "user", "content": f"{WORDS['billing']} 9"}]
             with urllib.request.urlopen(f"{address}/v1/models", timeout=30) as reply:
-                names = [one["id"] for one in json.load(reply)["data"]]
+                names = [model["id"] for model in json.load(reply)["data"]]
             # Beside the program each agent of the pool is served.
             assert names == ["m0", "m1", "m2", "m3", "run"]
             request = urllib.request.Request(

@@ -117,9 +117,9 @@ def test_one_interval_decides_everything(pairs: list[tuple[float, float]], margi
 @given(pairs=pairs)
 def test_the_interval_mirrors(pairs: list[tuple[float, float]]) -> None:
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
-    one, other = decision_interval(a, b), decision_interval(b, a)
-    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-9)
-    assert one.low <= one.estimate <= one.high
+    interval, mirrored = decision_interval(a, b), decision_interval(b, a)
+    assert (interval.low, interval.high) == pytest.approx((-mirrored.high, -mirrored.low), abs=1e-9)
+    assert interval.low <= interval.estimate <= interval.high
 
 
 def test_an_end_on_which_two_tests_disagree_is_moved_to_zero() -> None:
@@ -135,9 +135,9 @@ def test_several_systems_share_the_error() -> None:
     costs = {name: CHEAP for name in "abc"}
     found = cost_verdicts(systems, single, costs=costs, single_costs=GRAND)
     raw = {name: non_inferiority_p(s, single) for name, s in systems.items()}
-    assert {name: one.p_value for name, one in found.items()} == pytest.approx(holm(raw))
-    for name, one in found.items():
-        assert (one.kind == "as_good") == (one.interval.low > -0.03), name
+    assert {name: member.p_value for name, member in found.items()} == pytest.approx(holm(raw))
+    for name, comparison in found.items():
+        assert (comparison.kind == "as_good") == (comparison.interval.low > -0.03), name
     # The smallest of three is tested at 5 / 3 %.
     assert found["c"].interval.confidence == pytest.approx(1 - 2 * 0.05 / 3)
 

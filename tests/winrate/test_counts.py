@@ -23,8 +23,8 @@ pairs = st.lists(st.tuples(unit, unit), min_size=2, max_size=12)
 
 @given(pairs)
 def test_a_count_of_one_changes_nothing(pairs: list[tuple[float, float]]) -> None:
-    a, b = [one for one, _ in pairs], [two for _, two in pairs]
-    ones, gaps = [1.0] * len(pairs), [one - two for one, two in pairs]
+    a, b = [left for left, _ in pairs], [right for _, right in pairs]
+    ones, gaps = [1.0] * len(pairs), [left - right for left, right in pairs]
     plain, counted = decision_interval(a, b), decision_interval(a, b, counts=ones)
     assert (counted.low, counted.high) == pytest.approx((plain.low, plain.high), abs=1e-6)
     assert sign_flip_mid_p(gaps, counts=ones) == pytest.approx(sign_flip_mid_p(gaps), abs=1e-9)
@@ -37,9 +37,9 @@ def test_a_count_of_one_changes_nothing(pairs: list[tuple[float, float]]) -> Non
 def test_interval_and_tests_agree_on_what_counts_less(
     new: list[tuple[float, float]], old: list[tuple[float, float]]
 ) -> None:
-    a, b = [one for one, _ in new + old], [two for _, two in new + old]
+    a, b = [left for left, _ in new + old], [right for _, right in new + old]
     counts = [1.0] * len(new) + [0.4] * len(old)
-    gaps = [one - two for one, two in new + old]
+    gaps = [left - right for left, right in new + old]
     found = decision_interval(a, b, counts=counts)
     assert (found.low > 0) == (sign_flip_mid_p(gaps, counts=counts) <= 0.05)
     assert (found.high < 0) == (sign_flip_mid_p([-gap for gap in gaps], counts=counts) <= 0.05)

@@ -100,9 +100,9 @@ def test_paired_graded_is_students() -> None:
 @given(pairs=pairs)
 def test_swapping_mirrors_the_interval(pairs: list[tuple[float, float]]) -> None:
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
-    one, other = paired_interval(a, b), paired_interval(b, a)
-    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-9)
-    assert -1 <= one.low <= one.estimate <= one.high <= 1
+    interval, mirrored = paired_interval(a, b), paired_interval(b, a)
+    assert (interval.low, interval.high) == pytest.approx((-mirrored.high, -mirrored.low), abs=1e-9)
+    assert -1 <= interval.low <= interval.estimate <= interval.high <= 1
 
 
 # Two in a hundred discordant at n = 40 is less than one example: the least is 0.05 n = 2.

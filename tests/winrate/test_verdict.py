@@ -172,6 +172,8 @@ def test_with_val_the_interval_and_the_test_still_say_the_same(
 
 
 def test_a_single_pick_is_not_tested_with_val_either() -> None:
-    ours, theirs = scores(9, 0, 20)
-    result = verdict(ours, theirs, val=(ours, theirs), pick_is_single=True)
+    pick_scores, single_scores = scores(9, 0, 20)
+    result = verdict(
+        pick_scores, single_scores, val=(pick_scores, single_scores), pick_is_single=True
+    )
     assert (result.kind, result.p_value, result.n) == ("single", None, 20)

@@ -97,20 +97,24 @@ class PerLoop:
 
     def complete(self, request: Any) -> Any:
         """Return a coroutine of the response."""
-        return self._here().complete(request)
+        return self._loop_engine().complete(request)
 
     def stream(self, request: Any) -> Any:
         """Return an asynchronous iterator of the events."""
-        return self._here().stream(request)
+        return self._loop_engine().stream(request)
 
-    def _here(self) -> Any:
+    def _loop_engine(self) -> Any:
         loop = asyncio.get_running_loop()
         return self._engines.get(loop) or self._add(loop)
 
     def _add(self, loop: asyncio.AbstractEventLoop) -> Any:
         with self._lock:
             # Engines of closed loops close their idle connections when they are garbage-collected.
-            alive = {one: engine for one, engine in self._engines.items() if not one.is_closed()}
+            alive = {
+                event_loop: engine
+                for event_loop, engine in self._engines.items()
+                if not event_loop.is_closed()
+            }
             self._engines = {**alive, loop: self._make()}
             return self._engines[loop]
 
@@ -144,8 +148,12 @@ def _litellm(endpoint: Endpoint, *, asynchronous: bool) -> Any:
         "timeout": endpoint.timeout_seconds,
         "extra_headers": dict(endpoint.headers) or None,
     }
-    given = {name: value for name, value in options.items() if value is not None}
-    return PerLoop(lambda: AsyncLiteLLMClient(**given)) if asynchronous else LiteLLMClient(**given)
+    arguments = {name: value for name, value in options.items() if value is not None}
+    return (
+        PerLoop(lambda: AsyncLiteLLMClient(**arguments))
+        if asynchronous
+        else LiteLLMClient(**arguments)
+    )
 
 
 class VendorEngine(LM15Engine):
@@ -158,7 +166,7 @@ class VendorEngine(LM15Engine):
 
     def __init__(self, config: Any, *, model_type: str = "chat") -> None:
         self._transport = RegularTransport(**config.transport_kwargs())
-        super().__init__(_over(config, self._transport), model_type=model_type)
+        super().__init__(_with_transport(config, self._transport), model_type=model_type)
 
     def close(self) -> None:
         """Close the engine and its connections."""
@@ -171,7 +179,7 @@ class AsyncVendorEngine(AsyncLM15Engine):
 
     def __init__(self, config: Any, *, model_type: str = "chat") -> None:
         self._transport = AsyncRegularTransport(**config.transport_kwargs())
-        super().__init__(_over(config, self._transport), model_type=model_type)
+        super().__init__(_with_transport(config, self._transport), model_type=model_type)
 
     async def aclose(self) -> None:
         """Close the engine and its connections."""
@@ -179,7 +187,7 @@ class AsyncVendorEngine(AsyncLM15Engine):
         await self._transport.aclose()
 
 
-def _over(config: Any, transport: Any) -> Any:
+def _with_transport(config: Any, transport: Any) -> Any:
     return replace(config, transport=transport, timeouts=None, max_connections=None)
 
 
@@ -291,8 +299,9 @@ def _connections(*, is_async: bool) -> Any:
 def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: bool) -> Any:
     """Return the client or connections through which LiteLLM sends a request.
 
-    That is OpenAI's client, the connections, or an object that is both; see ``_both``. None means
-    that LiteLLM needs another kind of client: then it reads replies as they arrive.
+    That is OpenAI's client, the connections, or an object that is both; see
+    ``_with_openai_client``. None means that LiteLLM needs another kind of client: then it reads
+    replies as they arrive.
     """
     import litellm
     import openai
@@ -300,17 +309,17 @@ def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: boo
     model, key = arguments["model"], arguments.get("api_key")
     url = arguments.get("api_base") or arguments.get("base_url")
     try:
-        _, vendor, found, base = litellm.get_llm_provider(
+        _, vendor, vendor_key, base = litellm.get_llm_provider(
             model, arguments.get("custom_llm_provider"), url, key
         )
     except litellm.exceptions.BadRequestError:
         return None  # LiteLLM reports it itself when it is called
     if vendor in OWN_PROTOCOL:
         return handler
-    known = {"mistral", *vars(litellm)["openai_compatible_providers"]}
+    openai_vendors = {"mistral", *vars(litellm)["openai_compatible_providers"]}
     url = url or (gateway_of(model) if vendor == "openai" else None)
-    key = key or found or (os.environ.get("OPENAI_API_KEY") if vendor == "openai" else None)
-    is_openai = vendor == "openai" or (vendor in known and not vendor.startswith("azure"))
+    key = key or vendor_key or (os.environ.get("OPENAI_API_KEY") if vendor == "openai" else None)
+    is_openai = vendor == "openai" or (vendor in openai_vendors and not vendor.startswith("azure"))
     if not is_openai or not (key or url):
         return None
     kind: Any = openai.AsyncOpenAI if is_async else openai.OpenAI
@@ -321,15 +330,15 @@ def _litellm_sender(arguments: Mapping[str, Any], handler: Any, *, is_async: boo
         http_client=handler.client,
         max_retries=0,
     )
-    return client if vendor == "openai" else _both(handler, client)
+    return client if vendor == "openai" else _with_openai_client(handler, client)
 
 
-def _both(handler: Any, client: Any) -> Any:
+def _with_openai_client(handler: Any, client: Any) -> Any:
     """Return connections that are also OpenAI's client; LiteLLM uses either, by vendor."""
     send = handler.post
 
-    def post(*args: Any, **given: Any) -> Any:
-        return (client.post if "cast_to" in given else send)(*args, **given)
+    def post(*args: Any, **kwargs: Any) -> Any:
+        return (client.post if "cast_to" in kwargs else send)(*args, **kwargs)
 
     handler.chat, handler.api_key, handler._base_url = client.chat, client.api_key, client._base_url
     handler.post = post

@@ -232,11 +232,11 @@ class TimedTransport(RegularTransport):
         # An idle connection to one server must not prevent a connection to another.
         return super()._make_release(conn, keep_alive and not is_crowded())
 
-    def _send_request(self, conn: Any, *what: Any, **how: Any) -> None:
+    def _send_request(self, conn: Any, *args: Any, **kwargs: Any) -> None:
         if self._seconds is not None:
             # The time to connect counts for the first exchange only.
             conn.sock.left, conn.sock.spent = self._seconds - conn.sock.spent, 0.0
-        super()._send_request(conn, *what, **how)
+        super()._send_request(conn, *args, **kwargs)
 
 
 class _AsyncTransport(AsyncRegularTransport):

@@ -84,24 +84,24 @@ class NoteSamples(BaseCallback):
     """
 
     def __init__(self) -> None:
-        self._asked: dict[str, Any] = {}
+        self._lms_under_way: dict[str, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Record the call in this context."""
-        given = {**instance.kwargs, **inputs.get("kwargs", {})}
-        rollout, n = given.get("rollout_id"), given.get("n") or 1
+        kwargs = {**instance.kwargs, **inputs.get("kwargs", {})}
+        rollout, n = kwargs.get("rollout_id"), kwargs.get("n") or 1
         _UNDER_WAY.set(_LMCall(call_id, instance.model, rollout, n, outer=_UNDER_WAY.get()))
-        self._asked[call_id] = instance
+        self._lms_under_way[call_id] = instance
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """Restore the call around it."""
         call = _UNDER_WAY.get()
         if call is not None and call.call_id == call_id:
             _UNDER_WAY.set(call.outer)
-        lm = self._asked.pop(call_id, None)
+        lm = self._lms_under_way.pop(call_id, None)
         caller = getattr(getattr(lm, "engine", None), "caller", None)
         if lm is not None and caller is not None:
             name_in_history(lm, outputs, caller.agent)

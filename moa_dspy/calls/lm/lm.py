@@ -292,9 +292,9 @@ def _config(lm: Any, selection: BackendSelection) -> Any:
 
 def _endpoint(lm: Any, selection: BackendSelection) -> str | None:
     clients = selection.clients
-    given: str | None = clients.get("api_base") or clients.get("base_url")
-    if given is not None:
-        return given
+    base_url: str | None = clients.get("api_base") or clients.get("base_url")
+    if base_url is not None:
+        return base_url
     resolution: Any = selection.resolution
     if resolution is not None and resolution.declared:
         declared = {binding.id: binding.definition for binding in lm._providers}
@@ -314,9 +314,9 @@ def _routing(lm: Any, clients: dict[str, Any]) -> str:
 
 def _secrets(clients: dict[str, Any]) -> tuple[str, ...]:
     headers = {**(clients.get("headers") or {}), **(clients.get("extra_headers") or {})}
-    found = [clients.get("api_key"), *(v for k, v in headers.items() if _IS_SECRET.search(k))]
+    values = [clients.get("api_key"), *(v for k, v in headers.items() if _IS_SECRET.search(k))]
     # A server may quote a whole header, or only the key without the word before it.
-    words = [word for text in found if isinstance(text, str) for word in (text, *text.split())]
+    words = [word for text in values if isinstance(text, str) for word in (text, *text.split())]
     return tuple(sorted({word for word in words if len(word) >= SHORTEST_KEY}))
 
 

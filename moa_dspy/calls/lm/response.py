@@ -51,8 +51,8 @@ def mask_keys(caller: AgentCalls) -> Iterator[None]:
             raise full from error
         _name_endpoint(error, caller.endpoint)
         if isinstance(error, _UNREADABLE) and not isinstance(error, MoaError):
-            what = f"{type(error).__name__}: {error}"
-            raise lm15.ProviderError(f"The endpoint's reply cannot be read: {what}") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise lm15.ProviderError(f"The endpoint's reply cannot be read: {reason}") from error
         raise
 
 
@@ -120,13 +120,13 @@ def check_ended(reply: Any, finish_reason: str | None = None) -> None:
     Raises:
         ServerError: With the endpoint's message.
     """
-    if (why := why_broken_off(reply, finish_reason)) is not None:
-        raise lm15.ServerError(why)
+    if (reason := why_broken_off(reply, finish_reason)) is not None:
+        raise lm15.ServerError(reason)
 
 
 def _no_answer(reply: Mapping[str, Any]) -> str:
-    said = reply.get("error")
-    return f"The endpoint's reply holds no answer{f': {said}' if said else '.'}"
+    error = reply.get("error")
+    return f"The endpoint's reply holds no answer{f': {error}' if error else '.'}"
 
 
 def _holds(reply: Mapping[str, Any]) -> bool:
@@ -217,16 +217,16 @@ class RegularReply:
 
     def _refused(self, body: bytes) -> bytes:
         data, text = _json(body), decoded(body)
-        said = server_words(text)
-        words = said["message"] or shown_body(text) or "The server gives no reason"
+        details = server_words(text)
+        words = details["message"] or shown_body(text) or "The server gives no reason"
         if self._given != self.status:
             words = (
                 f"The server redirects to {self._location or 'an address that it does not name'}"
             )
         message = f"{words} ({self._where()})"
         if isinstance(data, dict) and isinstance(error := data.get("error"), Mapping):
-            return _dumped({**data, "error": {**error, **said, "message": message}})
-        return _dumped({"error": {**said, "message": message}})
+            return _dumped({**data, "error": {**error, **details, "message": message}})
+        return _dumped({"error": {**details, "message": message}})
 
     def _where(self) -> str:
         # LiteLLM recognises Gemini's errors by digits in their text, and a port may look like a
@@ -240,15 +240,15 @@ class RegularReply:
         broken = why_broken_off(data) if self._tells_errors else None
         tells = self.wants_events or self._tells_errors
         if broken or (tells and self._lacks_answer(data)):
-            said = {"type": "server_error", "message": broken} if broken else self._words(body)
+            details = {"type": "server_error", "message": broken} if broken else self._words(body)
             if self._tells_errors:
                 self.status = 502
-            error = {"error": said}
+            error = {"error": details}
             return _event(error) if self.wants_events else _dumped(error)
         if not isinstance(data, dict):
             return body
         if self.wants_events and "choices" in data:
-            choices = [{**one, "delta": one.get("message")} for one in data["choices"] if one]
+            choices = [{**item, "delta": item.get("message")} for item in data["choices"] if item]
             return _event(self._frame({**data, "choices": choices})) + b"data: [DONE]\n\n"
         regular = without_odd_usage(self._regular(data, "message"))
         return body if regular == data else _dumped(regular)
@@ -260,9 +260,9 @@ class RegularReply:
 
     def _words(self, body: bytes) -> dict[str, Any]:
         text = decoded(body)
-        said, shown = server_words(text), shown_body(text)
-        words = said["message"] or f"The reply holds no answer{f': {shown}' if shown else ''}"
-        return {**said, "message": f"{words} (from {self._url})"}
+        details, shown = server_words(text), shown_body(text)
+        words = details["message"] or f"The reply holds no answer{f': {shown}' if shown else ''}"
+        return {**details, "message": f"{words} (from {self._url})"}
 
     def _line(self, line: bytes) -> bytes:
         name, _, rest = line.partition(b":")
@@ -349,9 +349,9 @@ def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:
     Returns:
         The response, and its evidence on the chat template; see ``tells_opening``.
     """
-    given = response_from_dict(json.loads(text))
-    response, split = with_thought(given, request=request)
-    return response, tells_opening(given, split)
+    stored = response_from_dict(json.loads(text))
+    response, split = with_thought(stored, request=request)
+    return response, tells_opening(stored, split)
 
 
 def tells_opening(response: Any, split: SplitReply | None) -> bool | None:

@@ -110,14 +110,16 @@ class StreamedResponse:
 
     Args:
         request: The request.
-        asked: The request as canonical JSON.
+        request_text: The request as canonical JSON.
         is_opened: Whether the chat template opens a thought; None means unknown.
     """
 
-    def __init__(self, request: Any, asked: str = "", *, is_opened: bool | None = False) -> None:
-        self._asked = asked
+    def __init__(
+        self, request: Any, request_text: str = "", *, is_opened: bool | None = False
+    ) -> None:
+        self._request_text = request_text
         self._whole = StreamAccumulator(request)
-        self._splitter = ReplySplitter(asked, is_opened=is_opened)
+        self._splitter = ReplySplitter(request_text, is_opened=is_opened)
         self._markers = WholeMarkers()
         self._half = ""
         self._text_index: int | None = None
@@ -140,7 +142,7 @@ class StreamedResponse:
             return []
         if self._latest is None and isinstance(event.delta, lm15.ThinkingDelta):
             # The server separates thoughts itself, so the text is the answer.
-            self._splitter = ReplySplitter(self._asked)
+            self._splitter = ReplySplitter(self._request_text)
         self._latest = event.delta
         return self._begun([*_events(self._markers.flush()), event])
 
@@ -200,7 +202,7 @@ class StreamedResponse:
     def tells_opening(self) -> bool | None:
         """The reply's evidence on the chat template; see ``tells_opening``."""
         whole = self._whole.response()
-        return tells_opening(whole, with_thought(whole, request=self._asked)[1])
+        return tells_opening(whole, with_thought(whole, request=self._request_text)[1])
 
     def last(self) -> list[Any]:
         """Return the events that end the stream."""

@@ -87,7 +87,7 @@ class Reservations:
     def of_the_dead(self) -> list[tuple[str, Spending]]:
         """Return tickets of dead workers whose answers are stored, with the cost of each."""
         database = self.owner.database
-        found: list[Any] = database.rows(
+        rows: list[Any] = database.rows(
             "SELECT reservations.ticket, reservations.owner, owners.beat, "
             f"coalesce(owners.expires < {database.clock}, FALSE), "
             "calls.prompt_tokens + calls.completion_tokens, calls.usd FROM reservations "
@@ -97,7 +97,7 @@ class Reservations:
         )
         return [
             (ticket, Spending(made=1, tokens=tokens, usd=usd))
-            for ticket, owner, beat, has_expired, tokens, usd in found
+            for ticket, owner, beat, has_expired, tokens, usd in rows
             if owner != self.owner.id
             and self.owner.is_dead(owner, beat, has_expired=bool(has_expired))
         ]

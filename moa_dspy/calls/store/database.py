@@ -64,19 +64,19 @@ class Connections:
     def use(self, work: Callable[[Any], _T]) -> _T:
         """Return the result of ``work`` for a connection; a lost connection is discarded."""
         with self._slots:
-            one = self._take()
+            connection = self._take()
             try:
-                result = work(one.connection)
+                result = work(connection.connection)
                 self._was_reached = True
                 return result
             except self.errors as error:
                 if self.is_lost(error):
-                    one.pooled.invalidate()
+                    connection.pooled.invalidate()
                     self.close()  # the other connections are lost as well
                 raise
             finally:
-                if one.pooled.is_valid:
-                    self._idle.append(one)
+                if connection.pooled.is_valid:
+                    self._idle.append(connection)
 
     def _take(self) -> _Connection:
         # A recently used connection is not checked again: a checkout of the pool takes as long as a
@@ -191,8 +191,8 @@ def shown_url(url: sa.URL) -> str:
 def secrets_of(url: sa.URL) -> tuple[str, ...]:
     """Return every password in ``url``, longest first."""
     options = [url.query[name] for name in _SECRET_OPTIONS if name in url.query]
-    found = [url.password or "", *(text for text in options if isinstance(text, str))]
-    return tuple(sorted({text for text in found if text}, key=len, reverse=True))
+    values = [url.password or "", *(text for text in options if isinstance(text, str))]
+    return tuple(sorted({text for text in values if text}, key=len, reverse=True))
 
 
 def _with_defaults(url: sa.URL) -> sa.URL:
@@ -204,8 +204,8 @@ def _with_defaults(url: sa.URL) -> sa.URL:
 
 
 def _hosts(url: sa.URL) -> list[str]:
-    given = url.query.get("host", os.environ.get("PGHOST", "")) if url.host is None else url.host
-    listed = [given] if isinstance(given, str) else list(given)
+    hosts = url.query.get("host", os.environ.get("PGHOST", "")) if url.host is None else url.host
+    listed = [hosts] if isinstance(hosts, str) else list(hosts)
     return [host for text in listed for host in text.split(",")]
 
 
@@ -235,8 +235,8 @@ _MAX_PAUSE_SECONDS = 1.0
 def reason_of(error: BaseException) -> str:
     """Return the message of SQLite or a driver for an error, with a remedy."""
     text = " ".join(str(error).split())
-    known = getattr(error, "sqlite_errorname", None) or ""
-    advice = next((advice for name, advice in _ADVICE.items() if known.startswith(name)), "")
+    error_name = getattr(error, "sqlite_errorname", None) or ""
+    advice = next((advice for name, advice in _ADVICE.items() if error_name.startswith(name)), "")
     return f"{text}. {advice}" if advice else text
 
 
@@ -252,8 +252,8 @@ class Session:
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of one query."""
-        found: list[Any] = self.execute(sql, values).fetchall()
-        return found
+        rows: list[Any] = self.execute(sql, values).fetchall()
+        return rows
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement for every row."""
@@ -329,8 +329,8 @@ class Database:
         written = _written(sql, self.is_postgresql)
 
         def read(connection: Any) -> list[Any]:
-            found: list[Any] = connection.execute(written, values).fetchall()
-            return found
+            rows: list[Any] = connection.execute(written, values).fetchall()
+            return rows
 
         return self._with_connection(read)
 

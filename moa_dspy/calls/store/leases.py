@@ -207,9 +207,11 @@ class Claims:
             lambda session: self._take(session, key, *holders), is_durable=False
         )
 
-    def _is_free(self, who: str, beat: int | None, has_expired: object) -> bool:
+    def _is_free(self, owner_id: str, beat: int | None, has_expired: object) -> bool:
         # Our own row without a claim is from a transaction whose end was lost with the connection.
-        return who == self.owner.id or self.owner.is_dead(who, beat, has_expired=bool(has_expired))
+        return owner_id == self.owner.id or self.owner.is_dead(
+            owner_id, beat, has_expired=bool(has_expired)
+        )
 
     def _take(self, session: Session, key: str, holder: Any = None) -> bool:
         me = self.owner.id
@@ -217,13 +219,13 @@ class Claims:
             insert = "INSERT INTO claims (key, owner) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
             session.execute(insert, (key, me))
             return session.rows("SELECT owner FROM claims WHERE key = ?", (key,)) == [(me,)]
-        who, beat, _ = holder
+        owner_id, beat, _ = holder
         take_over = (
             "UPDATE claims SET owner = ? WHERE key = ? AND owner = ? AND NOT EXISTS "
             "(SELECT 1 FROM owners WHERE owner = ? AND beat <> ?)"
         )
         # After a new heartbeat the owner is alive; another process may have been faster.
-        values = (me, key, who, who, -1 if beat is None else beat)
+        values = (me, key, owner_id, owner_id, -1 if beat is None else beat)
         return bool(session.execute(take_over, values).rowcount)
 
     def holds(self, key: str) -> bool:
@@ -311,8 +313,8 @@ class SharedLimits:
     def _free_slot(self, endpoint: str, limit: int) -> str | None:
         names = [f"slot:{endpoint}:{number}" for number in range(limit)]
         marks = ", ".join("?" * limit)
-        found = self._database.rows(f"SELECT key FROM claims WHERE key IN ({marks})", names)
-        taken = {key for (key,) in found}
+        rows = self._database.rows(f"SELECT key FROM claims WHERE key IN ({marks})", names)
+        taken = {key for (key,) in rows}
         # Free slots first; then those of others, whose owners may be dead.
         ordered = sorted(names, key=lambda name: (name in taken, random.random()))
         return next((name for name in ordered if self._claims.claim(name)), None)

@@ -223,9 +223,9 @@ def write_kept(database: Database, rows: Sequence[tuple[Any, ...]]) -> None:
 
 def _create(session: Session, table: sa.Table) -> None:
     dialect: Any = postgresql.dialect if session.is_postgresql else sqlite.dialect
-    made: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
-    made += [sa.schema.CreateIndex(one, if_not_exists=True) for one in table.indexes]
-    for create in made:
+    statements: list[Any] = [sa.schema.CreateTable(table, if_not_exists=True)]
+    statements += [sa.schema.CreateIndex(index, if_not_exists=True) for index in table.indexes]
+    for create in statements:
         session.execute(str(create.compile(dialect=dialect())))
 
 
@@ -236,14 +236,14 @@ def _version(query: Callable[[str], list[Any]], *, is_postgresql: bool) -> int:
     # now.
     if is_postgresql:
         where = "pg_tables WHERE schemaname = ANY (current_schemas(FALSE)) AND tablename"
-        found = {row[0] for row in query(f"SELECT tablename FROM {where} IN {_MARKING_TABLES}")}
+        tables = {row[0] for row in query(f"SELECT tablename FROM {where} IN {_MARKING_TABLES}")}
     else:
         where = "sqlite_master WHERE type = 'table' AND name"
-        found = {row[0] for row in query(f"SELECT name FROM {where} IN {_MARKING_TABLES}")}
-    if "moa_schema" in found:
+        tables = {row[0] for row in query(f"SELECT name FROM {where} IN {_MARKING_TABLES}")}
+    if "moa_schema" in tables:
         versions = [int(row[0]) for row in query("SELECT version FROM moa_schema")]
         return max([stamp, *versions])
-    return _FOREIGN if stamp == 0 and "calls" in found else stamp
+    return _FOREIGN if stamp == 0 and "calls" in tables else stamp
 
 
 CALL_COLUMNS = tuple(f.name for f in fields(Call))
@@ -356,12 +356,12 @@ class Recording:
         if not path.is_file():
             raise StoreError(f"{path} cannot be read as a recording: there is no such file.")
         try:
-            found = pq.read_schema(path).names
-            if missing := [name for name in _COLUMNS if name not in found]:
+            present = pq.read_schema(path).names
+            if missing := [name for name in _COLUMNS if name not in present]:
                 raise StoreError(
                     f"{path} cannot be read as a recording: a table of calls needs the columns "
                     f"{', '.join(_COLUMNS)}, but this one lacks {', '.join(missing)} and has "
-                    f"{', '.join(found)}. For a table of answers, use `data.path` with "
+                    f"{', '.join(present)}. For a table of answers, use `data.path` with "
                     '`data.reader` = "recorded".'
                 )
             columns = pq.read_table(path, columns=list(_COLUMNS)).to_pydict()

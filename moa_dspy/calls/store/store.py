@@ -369,13 +369,13 @@ class CallFilter:
         """Return the condition in SQL, and its values."""
         parts: dict[str, Any] = {"agent = ?": self.agent}
         parts |= {"time >= ?": self.since, "time < ?": self.before}
-        given = {text: value for text, value in parts.items() if value is not None}
-        texts = ["TRUE", *given]
+        conditions = {text: value for text, value in parts.items() if value is not None}
+        texts = ["TRUE", *conditions]
         if self.is_failed:
             texts.append("response IS NULL" if has_response else "FALSE")
         if self.since is not None or self.before is not None:
             texts.append("time > 0")
-        return " AND ".join(texts), tuple(given.values())
+        return " AND ".join(texts), tuple(conditions.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,12 +405,12 @@ def summaries(database: Database, calls: CallFilter) -> list[AgentSummary]:
     where, values = calls.where(has_response=False)
     query = f"SELECT agent, count(*), sum(usd) FROM paid_twice WHERE {where} GROUP BY agent"
     twice = {agent: (int(n), float(usd)) for agent, n, usd in database.rows(query, values)}
-    found = [
+    agent_summaries = [
         AgentSummary(agent, int(n), int(failed), int(prompt), int(answer), usd, seconds, *late)
         for agent, n, failed, prompt, answer, usd, seconds in rows
         for late in [twice.get(agent, (0, 0.0))]
     ]
-    return sorted(found, key=lambda summary: summary.agent)
+    return sorted(agent_summaries, key=lambda summary: summary.agent)
 
 
 def filtered_calls(database: Database, calls: CallFilter) -> Iterator[Call]:

@@ -38,8 +38,8 @@ def card(name: str) -> str:
         DataError: If there is no such benchmark.
     """
     if name not in BENCHMARKS:
-        known = ", ".join(sorted(BENCHMARKS))
-        raise DataError(f"Unknown benchmark {name!r}; known ones are {known}.")
+        choices = ", ".join(sorted(BENCHMARKS))
+        raise DataError(f"Unknown benchmark {name!r}; known ones are {choices}.")
     benchmark = BENCHMARKS[name]
     origin = benchmark.origin
     where = origin.repository if origin.config is None else f"{origin.repository}, {origin.config}"

@@ -39,10 +39,10 @@ def last_number(text: str) -> str | None:
     are left out: "$1,200.50." and "1200.5" are both "1200.5".
     """
     plain = unicodedata.normalize("NFKC", text).replace("{,}", ",").replace("\\", "")
-    found = [m for m in _NUMBER.finditer(plain) if m["whole"] or m["part"]]
-    if not found:
+    matches = [m for m in _NUMBER.finditer(plain) if m["whole"] or m["part"]]
+    if not matches:
         return None
-    number = found[-1]
+    number = matches[-1]
     # As text: a float would round, and int() refuses more than 4300 digits.
     whole = (number["whole"] or "0").replace(",", "").lstrip("0") or "0"
     part = (number["part"] or "").rstrip("0")
@@ -219,15 +219,15 @@ def bbh_match(
     Raises:
         MetricError: If the right answer is missing.
     """
-    given = "" if is_absent(prediction.answer) else _final(plain_text(prediction.answer))
+    answer = "" if is_absent(prediction.answer) else _final(plain_text(prediction.answer))
     rights = accepted_answers(example.answer)
-    return float(any(_is_right(given, plain_text(right).strip()) for right in rights))
+    return float(any(_is_right(answer, plain_text(right).strip()) for right in rights))
 
 
-def _is_right(given: str, right: str) -> bool:
+def _is_right(answer: str, right: str) -> bool:
     if _OPTION.fullmatch(right):
-        return _option(given) == right[1]
-    return bool(_bare(given)) and _bare(given) == _bare(right)
+        return _option(answer) == right[1]
+    return bool(_bare(answer)) and _bare(answer) == _bare(right)
 
 
 def _final(text: str) -> str:
@@ -239,8 +239,8 @@ def _final(text: str) -> str:
 
 
 def _option(text: str) -> str | None:
-    found = _OPTION.search(text) or _BARE_OPTION.fullmatch(text)
-    return found[1] if found else None
+    match = _OPTION.search(text) or _BARE_OPTION.fullmatch(text)
+    return match[1] if match else None
 
 
 def _bare(text: str) -> str:
@@ -352,8 +352,8 @@ def answer_letter(text: str) -> str | None:
     to J, so the word "I" may count as option I.
     """
     for pattern in _PATTERNS:
-        if found := pattern.search(text):
-            return found[1]
+        if match := pattern.search(text):
+            return match[1]
     alone = _LETTER.findall(text)
     return alone[-1] if alone else None
 
@@ -381,5 +381,5 @@ def mmlu_pro_match(
     """
     if not re.fullmatch("[A-J]", str(example.answer)):
         raise MetricError(f"The right answer must be a letter A to J, but is {example.answer!r}.")
-    given = "" if is_absent(prediction.answer) else plain_text(prediction.answer)
-    return float(answer_letter(given) == example.answer)
+    answer = "" if is_absent(prediction.answer) else plain_text(prediction.answer)
+    return float(answer_letter(answer) == example.answer)

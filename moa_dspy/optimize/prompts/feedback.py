@@ -15,7 +15,7 @@ import dspy
 
 from moa_dspy.adapters import neutral
 from moa_dspy.aggregators import NORMALISERS, ballot_of
-from moa_dspy.errors import MoaError, ours
+from moa_dspy.errors import MoaError, moa_error_of
 from moa_dspy.optimize.metric import CheckedMetric, score_of
 from moa_dspy.optimize.nodes import place_of
 from moa_dspy.prediction import Response, render
@@ -94,7 +94,7 @@ class Stop:
         try:
             yield
         except Exception as error:
-            cause = ours(error)
+            cause = moa_error_of(error)
             if cause is None:
                 raise
             self.error = self.error or cause

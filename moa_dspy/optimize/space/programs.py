@@ -56,9 +56,9 @@ class ProgramArchitecture(Architecture):
                     f"Path {path!r} of a mixture must not be empty or hold spaces or any of "
                     "; : ( ) > + *; keep the mixture under another attribute or key."
                 )
-        layers = tuple(layer for _, one in self.parts for layer in one.layers)
+        layers = tuple(layer for _, part in self.parts for layer in part.layers)
         object.__setattr__(self, "layers", layers)
-        object.__setattr__(self, "_key", tuple((path, one._key) for path, one in self.parts))
+        object.__setattr__(self, "_key", tuple((path, part._key) for path, part in self.parts))
 
     @classmethod
     def of(cls, parts: Mapping[str, Architecture]) -> ProgramArchitecture:
@@ -66,9 +66,9 @@ class ProgramArchitecture(Architecture):
         return cls((), None, parts=tuple(parts.items()))
 
     @classmethod
-    def everywhere(cls, paths: Sequence[str], one: Architecture) -> ProgramArchitecture:
-        """Return the architecture whose mixtures are all ``one``."""
-        return cls.of(dict.fromkeys(paths, one))
+    def everywhere(cls, paths: Sequence[str], architecture: Architecture) -> ProgramArchitecture:
+        """Return the architecture whose mixtures are all ``architecture``."""
+        return cls.of(dict.fromkeys(paths, architecture))
 
     @classmethod
     def parse(cls, text: str) -> ProgramArchitecture:
@@ -77,50 +77,50 @@ class ProgramArchitecture(Architecture):
         Raises:
             ArchitectureError: If a part cannot be read, naming it.
         """
-        found: dict[str, Architecture] = {}
+        parts: dict[str, Architecture] = {}
         for part in _BETWEEN.split(text.strip()):
             path, colon, rest = part.partition(": ")
-            if not colon or path in found:
+            if not colon or path in parts:
                 raise ArchitectureError(
                     f"A program's architecture reads `path: architecture; ...`, each path once, "
                     f"but got {text!r}."
                 )
-            found[path] = Architecture.parse(rest)
-        return cls.of(found)
+            parts[path] = Architecture.parse(rest)
+        return cls.of(parts)
 
     def at(self, path: str) -> Architecture:
         """Return the architecture of one mixture."""
         return dict(self.parts)[path]
 
-    def with_part(self, path: str, one: Architecture) -> ProgramArchitecture:
+    def with_part(self, path: str, architecture: Architecture) -> ProgramArchitecture:
         """Return the architecture in which one mixture is another."""
-        return ProgramArchitecture.of({**dict(self.parts), path: one})
+        return ProgramArchitecture.of({**dict(self.parts), path: architecture})
 
     def each(self, change: Callable[[Architecture], Architecture]) -> ProgramArchitecture:
         """Return the architecture with every mixture changed."""
-        return ProgramArchitecture.of({path: change(one) for path, one in self.parts})
+        return ProgramArchitecture.of({path: change(part) for path, part in self.parts})
 
     @property
     def canonical(self) -> Architecture:
         """The equal architecture in which the names of each layer are sorted."""
-        return self.each(lambda one: one.canonical)
+        return self.each(lambda part: part.canonical)
 
     @property
     def agents(self) -> tuple[str, ...]:
         """Every agent that sits somewhere, sorted, each once."""
-        return tuple(sorted({name for _, one in self.parts for name in one.agents}))
+        return tuple(sorted({name for _, part in self.parts for name in part.agents}))
 
     @property
     def last_rounds(self) -> tuple[tuple[str, ...], ...]:
         """Agents that the last steps ask, round by round."""
-        return tuple(round_ for _, one in self.parts for round_ in one.last_rounds)
+        return tuple(round_ for _, part in self.parts for round_ in part.last_rounds)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return {"mixtures": {path: one.to_json() for path, one in self.parts}}
+        return {"mixtures": {path: part.to_json() for path, part in self.parts}}
 
     def __str__(self) -> str:
-        return "; ".join(f"{path}: {one}" for path, one in self.parts)
+        return "; ".join(f"{path}: {part}" for path, part in self.parts)
 
 
 def read_architecture(text: str) -> Architecture:
@@ -140,11 +140,11 @@ def mixture_lines(text: str) -> list[str]:
     return [f"{part};" for part in parts[:-1]] + parts[-1:] if is_program else [text]
 
 
-def worded_for(architecture: Architecture, text: str) -> str:
+def plural_text(architecture: Architecture, text: str) -> str:
     """Return what is said of a mixture in the plural, where a program has several."""
     if isinstance(architecture, ProgramArchitecture):
-        for one, several in _WORDS.items():
-            text = re.sub(one, several, text)
+        for singular, plural in _WORDS.items():
+            text = re.sub(singular, plural, text)
     return text
 
 
@@ -184,17 +184,17 @@ class ProgramSpace(SearchSpace):
     @classmethod
     def of(cls, mixtures: Mapping[str, SearchSpace]) -> ProgramSpace:
         """Return the space of mixtures at these paths."""
-        found = tuple(mixtures.items())
-        agents = dict.fromkeys(name for _, space in found for name in space.agents)
-        combines = dict.fromkeys(one for _, space in found for one in space.combines)
-        first = found[0][1] if found else None
+        parts = tuple(mixtures.items())
+        agents = dict.fromkeys(name for _, space in parts for name in space.agents)
+        combines = dict.fromkeys(combine for _, space in parts for combine in space.combines)
+        first = parts[0][1] if parts else None
         return cls(
             tuple(agents),
             tuple(combines),
             max_depth=first.max_depth if first else 0,
             min_width=first.min_width if first else 2,
             max_width=first.max_width if first else 2,
-            mixtures=found,
+            mixtures=parts,
         )
 
     @property
@@ -209,11 +209,11 @@ class ProgramSpace(SearchSpace):
 
     def suggest(self, trial: Suggests, ranking: Sequence[str] = ()) -> ProgramArchitecture:
         """Draw the architecture of every mixture."""
-        found = {}
+        parts = {}
         for path, space in self.mixtures:
-            known = [name for name in ranking if name in space.agents]
-            found[path] = space.suggest(_UnderPath(trial, path), known)
-        return ProgramArchitecture.of(found)
+            ranked = [name for name in ranking if name in space.agents]
+            parts[path] = space.suggest(_UnderPath(trial, path), ranked)
+        return ProgramArchitecture.of(parts)
 
     def suggest_kind(self, trial: Suggests) -> str:
         """Draw the kinds alone."""
@@ -222,13 +222,13 @@ class ProgramSpace(SearchSpace):
 
     def params(self, architecture: Architecture) -> Params | None:
         """Return the choices that ``suggest`` turns into ``architecture``; None if none do."""
-        found: Params = {}
-        for path, (space, one) in zip(self.paths, self._parts(architecture) or (), strict=False):
-            params = space.params(one)
+        all_params: Params = {}
+        for path, (space, part) in zip(self.paths, self._parts(architecture) or (), strict=False):
+            params = space.params(part)
             if params is None:
                 return None
-            found |= {f"{path}.{name}": value for name, value in params.items()}
-        return found or None
+            all_params |= {f"{path}.{name}": value for name, value in params.items()}
+        return all_params or None
 
     def _parts(self, architecture: Architecture) -> list[tuple[SearchSpace, Architecture]] | None:
         """Return the space and the architecture of each mixture; None of another program."""
@@ -237,7 +237,7 @@ class ProgramSpace(SearchSpace):
         if tuple(path for path, _ in architecture.parts) != self.paths:
             return None
         pairs = zip(self.mixtures, architecture.parts, strict=True)
-        return [(space, one) for (_, space), (_, one) in pairs]
+        return [(space, part) for (_, space), (_, part) in pairs]
 
     @cached_property
     def size(self) -> int | None:
@@ -248,19 +248,19 @@ class ProgramSpace(SearchSpace):
     def keeps_constraints(self, architecture: Architecture) -> bool:
         """True if every mixture keeps to what the user demanded of its members."""
         parts = self._parts(architecture)
-        return parts is not None and all(space.keeps_constraints(one) for space, one in parts)
+        return parts is not None and all(space.keeps_constraints(part) for space, part in parts)
 
     def holds(self, architecture: Architecture) -> bool:
         """True if the study may try ``architecture``, whatever decides the ties of votes."""
         parts = self._parts(architecture)
-        return parts is not None and all(space.holds(one) for space, one in parts)
+        return parts is not None and all(space.holds(part) for space, part in parts)
 
     def seated(self, architecture: Architecture) -> Architecture:
         """Return the architecture with the seats of listed ones in their own order."""
         if not isinstance(architecture, ProgramArchitecture):
             return architecture
         spaces = dict(self.mixtures)
-        parts = {path: spaces[path].seated(one) for path, one in architecture.parts}
+        parts = {path: spaces[path].seated(part) for path, part in architecture.parts}
         return ProgramArchitecture.of(parts)
 
     def draw(self, rng: random.Random) -> ProgramArchitecture:
@@ -333,30 +333,34 @@ def baseline_architectures(
     """Return what every study tries first: Self-MoA, each top-k, and the paper's full layers."""
     combine = baseline_combine(space)
     widest = min(space.max_width, len(ranking))
-    found = [top_k(ranking, k, combine=combine) for k in range(2, widest + 1)]
+    architectures = [top_k(ranking, k, combine=combine) for k in range(2, widest + 1)]
     if (samples := self_moa_of(ranking, pool, combine=combine)) is not None:
-        found.insert(0, samples)
+        architectures.insert(0, samples)
     if "synthesize" in space.combines:
         layer = tuple(sorted(ranking[:widest]))
-        found += [
+        architectures += [
             Architecture((layer,) * depth, ranking[0]) for depth in range(1, space.max_depth + 1)
         ]
-    return found
+    return architectures
 
 
-def asked_as_often(one: Architecture, n_calls: int) -> Architecture:
+def with_n_calls(architecture: Architecture, n_calls: int) -> Architecture:
     """Return Self-MoA with as many calls as the pick; other mixtures as they are."""
-    if isinstance(one, ProgramArchitecture) or len(set(one.layers[-1])) > 1:
-        return one
-    n = max(len(one.layers[-1]), n_calls - len(one.last_rounds))
-    return replace(one, layers=(one.layers[-1][:1] * n,))
+    if isinstance(architecture, ProgramArchitecture) or len(set(architecture.layers[-1])) > 1:
+        return architecture
+    n = max(len(architecture.layers[-1]), n_calls - len(architecture.last_rounds))
+    return replace(architecture, layers=(architecture.layers[-1][:1] * n,))
 
 
-def in_every_mixture(ones: Iterable[Architecture], space: SearchSpace) -> list[Architecture]:
+def in_every_mixture(
+    architectures: Iterable[Architecture], space: SearchSpace
+) -> list[Architecture]:
     """Return the architectures as a study in ``space`` measures them: of a program, everywhere."""
     if not isinstance(space, ProgramSpace):
-        return list(ones)
-    return [ProgramArchitecture.everywhere(space.paths, one) for one in ones]
+        return list(architectures)
+    return [
+        ProgramArchitecture.everywhere(space.paths, architecture) for architecture in architectures
+    ]
 
 
 def fixed_baselines(

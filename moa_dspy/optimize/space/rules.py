@@ -59,7 +59,7 @@ class SpaceRules:
             return False
         if self.max_per_provider is None:
             return True
-        same = [one for one in layer if self.provider_of[one] == self.provider_of[name]]
+        same = [other for other in layer if self.provider_of[other] == self.provider_of[name]]
         return len(same) < self.max_per_provider
 
     def allow(self, layers: Sequence[Sequence[str]], aggregator: str | None) -> bool:
@@ -112,7 +112,7 @@ Layers = tuple[tuple[str, ...], ...]
 
 def repaired(
     rules: SpaceRules,
-    wanted: Sequence[Sequence[str]],
+    suggested: Sequence[Sequence[str]],
     aggregators: Sequence[str | None],
     ranking: Sequence[str],
 ) -> tuple[Layers, str | None] | None:
@@ -124,12 +124,12 @@ def repaired(
 
     Args:
         rules: The constraints.
-        wanted: Proposers per layer.
+        suggested: Proposers per layer.
         aggregators: The wanted aggregator, then its possible replacements; None is no model.
         ranking: All agents that may be used, best first.
     """
     for aggregator in aggregators:
-        layers = _seated(rules, wanted, aggregator, ranking)
+        layers = _seated(rules, suggested, aggregator, ranking)
         if layers is not None:
             return layers, aggregator
     return None
@@ -137,7 +137,7 @@ def repaired(
 
 def _seated(
     rules: SpaceRules,
-    wanted: Sequence[Sequence[str]],
+    suggested: Sequence[Sequence[str]],
     aggregator: str | None,
     ranking: Sequence[str],
 ) -> Layers | None:
@@ -145,7 +145,7 @@ def _seated(
     if not rules.agree(team):
         return None
     layers: list[tuple[str, ...]] = []
-    for number, names in enumerate(wanted):
+    for number, names in enumerate(suggested):
         needed = rules.must_include if number == 0 else ()
         rest = (Counter(names) - Counter(needed)).elements() if needed else names
         more = sorted(rest, key=ranking.index)
@@ -177,9 +177,9 @@ def _filled(
             return None
         if rules.has_room(layer, name):
             more, n_left = (*layer, name), max(0, n_wanted - place - 1)
-            found = _filled(rules, more, *_allies(rules, more, seats[place + 1 :], n_left))
-            if found is not None:
-                return found
+            filled = _filled(rules, more, *_allies(rules, more, seats[place + 1 :], n_left))
+            if filled is not None:
+                return filled
     return layer if len(layer) >= rules.min_width else None
 
 
@@ -237,9 +237,13 @@ def one_of(trial: Suggests, name: str, choices: Sequence[str]) -> str:
     return str(trial.suggest_categorical(name, choices)) if len(choices) > 1 else choices[0]
 
 
-def anonymous(one: Architecture) -> Architecture:
+def without_tie_breaker(architecture: Architecture) -> Architecture:
     """Return a vote without its tie-breaker, which is not searched as scores determine it."""
-    return Architecture(one.layers, None, "vote") if one.combine == "vote" else one
+    return (
+        Architecture(architecture.layers, None, "vote")
+        if architecture.combine == "vote"
+        else architecture
+    )
 
 
 class Combining(Protocol):
@@ -256,12 +260,12 @@ class Combining(Protocol):
         ...
 
 
-def told_apart(space: Combining) -> tuple[str, ...]:
+def combine_features(space: Combining) -> tuple[str, ...]:
     """Return the kinds of last step with a feature of the surrogate: three, and others in use.
 
     Three are always there, as the number of features affects the weight of each.
     """
-    named = {*space.combines, *(one.combine for one in space.listed)}
+    named = {*space.combines, *(architecture.combine for architecture in space.listed)}
     return (*COMBINES[:3], *(name for name in COMBINES[3:] if name in named))
 
 
@@ -381,11 +385,11 @@ class SizeCounter:
         rules, widths = self.rules, slice(self.rules.min_width, self.rules.max_width + 1)
         cap = rules.max_per_provider
         groups = [agents] if cap is None else _grouped(agents, rules.provider_of)
-        found = [1]
+        counts = [1]
         for group in groups:
             sizes = _sizes(group, needed, rules.max_samples, rules.max_width)
-            found = _times(found, sizes if cap is None else sizes[: cap + 1], rules.max_width)
-        return sum(found[widths])
+            counts = _times(counts, sizes if cap is None else sizes[: cap + 1], rules.max_width)
+        return sum(counts[widths])
 
     def _n_read(self, agents: frozenset[str], *, is_first: bool) -> int:
         """Count pairs of a layer and an order in which it is read."""
@@ -420,12 +424,12 @@ def _grouped(agents: Collection[str], provider_of: Mapping[str, str]) -> list[li
 
 def _sizes(group: Collection[str], needed: Collection[str], most: int, widest: int) -> list[int]:
     """Return the number of multisets of ``group`` by size, each member at most ``most`` times."""
-    found = [1]
+    counts = [1]
     for name in group:
         # A needed agent has at least one sample.
         own = [0 if name in needed else 1] + [1] * most
-        found = _times(found, own, widest)
-    return found
+        counts = _times(counts, own, widest)
+    return counts
 
 
 def _times(left: Sequence[int], right: Sequence[int], widest: int) -> list[int]:

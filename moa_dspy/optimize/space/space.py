@@ -20,11 +20,11 @@ from moa_dspy.optimize.space.rules import (
     SizeCounter,
     SpaceRules,
     Suggests,
-    anonymous,
     one_of,
     order_of,
     prompt_of,
     repaired,
+    without_tie_breaker,
 )
 
 _UNCOUNTED = 10**9
@@ -39,7 +39,7 @@ def _check_names(space: SearchSpace) -> None:
         for name in getattr(space, option):
             if name not in choices:
                 raise unknown(f"space.{option}", name, choices)
-    listed = [name for one in space.listed for name in one.agents]
+    listed = [name for architecture in space.listed for name in architecture.agents]
     paired = [name for pair in space.never_together for name in pair]
     named = (*space.aggregators, *space.rankers, *listed, *space.must_include, *paired)
     for name in named:
@@ -91,11 +91,11 @@ def _check_providers(space: SearchSpace) -> None:
             "`space.providers` and `max_per_provider` need `provider_of`, the provider of every "
             f"agent, but it lacks {missing[0]!r}; `providers_of(pool.values())` returns it."
         )
-    known = sorted({space.provider_of[name] for name in space.agents})
+    names = sorted({space.provider_of[name] for name in space.agents})
     for name in space.providers:
-        if name not in known:
+        if name not in names:
             raise StudyError(
-                f"`space.providers`: no agent has {name!r}; the agents have {', '.join(known)}."
+                f"`space.providers`: no agent has {name!r}; the agents have {', '.join(names)}."
             )
     for option in ("aggregators", "rankers", "must_include"):
         for name in getattr(space, option):
@@ -156,19 +156,19 @@ def suggest_layered(
     ``read_by`` are all agents, best first, for the reading ``orders``.
     """
     depth = trial.suggest_int("depth", 1, space.max_depth)
-    wanted = [_suggest_layer(space, trial, number) for number in range(1, depth + 1)]
+    suggested = [_suggest_layer(space, trial, number) for number in range(1, depth + 1)]
     combine = str(trial.suggest_categorical("combine", space.combines))
-    who = space.who_combines(combine)
+    aggregators = space.who_combines(combine)
     seats: tuple[str | None, ...] = (None,)
-    if who:
-        chosen = str(trial.suggest_categorical(_aggregator_key(space, combine), who))
-        seats = (chosen, *sorted(set(who) - {chosen}, key=ranking.index))
+    if aggregators:
+        chosen = str(trial.suggest_categorical(_aggregator_key(space, combine), aggregators))
+        seats = (chosen, *sorted(set(aggregators) - {chosen}, key=ranking.index))
     may_sit = [name for name in ranking if name in space.searched]
-    found = repaired(space.rules, wanted, seats, may_sit)
-    if found is None:
+    seating = repaired(space.rules, suggested, seats, may_sit)
+    if seating is None:
         raise StudyError(f"No layered architecture of the space ends with {combine!r}.")
-    layers, aggregator = found
-    order = one_of(trial, "order", space.orders) if who else "name"
+    layers, aggregator = seating
+    order = one_of(trial, "order", space.orders) if aggregators else "name"
     asks_for_prompt = combine == "synthesize" and space.prompts
     prompt = prompt_of(one_of(trial, "prompt", space.prompts)) if asks_for_prompt else None
     read = order_of(order, layers[-1], read_by)
@@ -210,12 +210,12 @@ def params_of_layered(space: SearchSpace, architecture: Architecture) -> Params 
 
 def last_step_in(space: SearchSpace, architecture: Architecture) -> Params | None:
     """Return the choices of the last step; None if ``suggest_layered`` cannot make it."""
-    layers, combine, who = architecture.layers, architecture.combine, architecture.aggregator
+    layers, combine, aggregator = architecture.layers, architecture.combine, architecture.aggregator
     is_deep = 1 <= len(layers) <= space.max_depth
     if not (is_deep and space.searches_layers and combine in space.combines):
         return None
-    seats = space.who_combines(combine) or ((who,) if combine == "vote" else (None,))
-    is_allowed = who in seats and space.rules.allow(layers, who)
+    seats = space.who_combines(combine) or ((aggregator,) if combine == "vote" else (None,))
+    is_allowed = aggregator in seats and space.rules.allow(layers, aggregator)
     return _last_step(space, architecture) if is_allowed else None
 
 
@@ -229,21 +229,21 @@ def _flags(space: SearchSpace, architecture: Architecture) -> Params:
     return chosen
 
 
-def _last_step(space: SearchSpace, architecture: Architecture) -> Params | None:
+def _last_step(space: SearchSpace, arch: Architecture) -> Params | None:
     """Return agent, order and prompt of the last step as choices; None if not in the space."""
-    if architecture.agree is not None or architecture.combine == "vote":
-        return {} if (architecture.agree, architecture.lead) == (None, None) else None
-    if not architecture.aggregator_calls_a_model:
-        return None if architecture.order else {}
-    chosen: Params = {_aggregator_key(space, architecture.combine): str(architecture.aggregator)}
-    orders = [one for one in space.orders if space.read_in(one, architecture) == architecture.order]
+    if arch.agree is not None or arch.combine == "vote":
+        return {} if (arch.agree, arch.lead) == (None, None) else None
+    if not arch.aggregator_calls_a_model:
+        return None if arch.order else {}
+    chosen: Params = {_aggregator_key(space, arch.combine): str(arch.aggregator)}
+    orders = [order for order in space.orders if space.read_in(order, arch) == arch.order]
     if not orders:
         return None
     if len(space.orders) > 1:
         chosen["order"] = orders[0]
-    prompts = [one for one in space.prompts if prompt_of(one) == architecture.prompt]
-    has_choice = bool(space.prompts) and architecture.combine == "synthesize"
-    if not prompts and (architecture.prompt is not None or has_choice):
+    prompts = [prompt for prompt in space.prompts if prompt_of(prompt) == arch.prompt]
+    has_choice = bool(space.prompts) and arch.combine == "synthesize"
+    if not prompts and (arch.prompt is not None or has_choice):
         return None
     if prompts and len(space.prompts) > 1:
         chosen["prompt"] = prompts[0]
@@ -350,7 +350,7 @@ class SearchSpace:
         if kind == "single":
             return Architecture.single(str(trial.suggest_categorical("agent", self.agents)))
         if kind == "listed":
-            texts = [str(one) for one in self.listed]
+            texts = [str(architecture) for architecture in self.listed]
             return Architecture.parse(str(trial.suggest_categorical("listed", texts)))
         ranking = ranking or self.ranking or self.agents
         return suggest_layered(self, trial, ranking, read_by=self.ranking or ranking)
@@ -380,25 +380,25 @@ class SearchSpace:
             return {"kind": "single", "agent": str(architecture.aggregator)}
         if architecture in self.listed:
             return {"kind": "listed", "listed": str(self.seated(architecture))}
-        found = params_of_layered(self, architecture)
-        return None if found is None else {"kind": "layers", **found}
+        params = params_of_layered(self, architecture)
+        return None if params is None else {"kind": "layers", **params}
 
     @cached_property
     def size(self) -> int | None:
         """Number of different architectures; None if counting them would take too long."""
         searched = self._n_searched if self.searches_layers else 0
         bare = replace(self, listed=())
-        outside = {anonymous(one) for one in self.listed if not bare.holds(one)}
+        outside = {without_tie_breaker(arch) for arch in self.listed if not bare.holds(arch)}
         return None if searched is None else len(self.agents) + searched + len(outside)
 
     @property
     def _n_searched(self) -> int | None:
         ways = [
             LastStepChoice(
-                self.who_combines(one) or (None,),
-                max(1, len(self.prompts)) if one == "synthesize" else 1,
+                self.who_combines(combine) or (None,),
+                max(1, len(self.prompts)) if combine == "synthesize" else 1,
             )
-            for one in self.combines
+            for combine in self.combines
         ]
         ranking = self.ranking or self.agents
         return SizeCounter(self.rules, ways, self.max_depth, self.orders, ranking).count()
@@ -408,14 +408,14 @@ class SearchSpace:
         is_known = set(architecture.agents) <= set(self.agents)
         if is_known and (not architecture.layers or last_step_in(self, architecture) is not None):
             return True
-        return anonymous(architecture) in self._listed
+        return without_tie_breaker(architecture) in self._listed
 
     def keeps_constraints(self, architecture: Architecture) -> bool:
         """True if ``architecture`` satisfies the user's constraints on its members.
 
         Baselines may violate them, and are then not picked; single and listed ones always pass.
         """
-        if not architecture.layers or anonymous(architecture) in self._listed:
+        if not architecture.layers or without_tie_breaker(architecture) in self._listed:
             return True
         return self.rules.demand(architecture.layers, architecture.aggregator)
 
@@ -425,11 +425,11 @@ class SearchSpace:
 
     @cached_property
     def _as_listed(self) -> dict[Architecture, Architecture]:
-        return {one: one for one in self.listed}
+        return {architecture: architecture for architecture in self.listed}
 
     @cached_property
     def _listed(self) -> frozenset[Architecture]:
-        return frozenset(map(anonymous, self.listed))
+        return frozenset(map(without_tie_breaker, self.listed))
 
     def layers(self, *, is_first: bool = False) -> Iterator[tuple[str, ...]]:
         """Yield every layer that may be searched; a first layer has all of ``must_include``."""

@@ -22,41 +22,41 @@ from moa_dspy.optimize.surrogate.gp import FeatureMatrix, Kernels, Prediction, S
 _Layer = tuple[str, ...]
 
 
-def neighbours(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
+def neighbours(arch: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     """Yield the architectures of ``space`` that differ in one seat, layer, last step or order.
 
     Votes are yielded without a tie-breaker, as the scores determine it. In a program one mixture
     is changed in this way, or replaced by another single agent.
     """
-    if isinstance(one, ProgramArchitecture) and isinstance(space, ProgramSpace):
+    if isinstance(arch, ProgramArchitecture) and isinstance(space, ProgramSpace):
         for path, inside in space.mixtures:
-            yield from _changed_at(path, one, inside)
+            yield from _changed_at(path, arch, inside)
         return
-    if not one.layers:
+    if not arch.layers:
         return
-    for changed in (*_other_layers(one, space), *_other_last_steps(one, space)):
+    for changed in (*_other_layers(arch, space), *_other_last_steps(arch, space)):
         if space.holds(changed):
             yield changed
 
 
 def _changed_at(
-    path: str, one: ProgramArchitecture, inside: SearchSpace
+    path: str, arch: ProgramArchitecture, inside: SearchSpace
 ) -> Iterator[ProgramArchitecture]:
     """Yield the programs with one mixture changed, or replaced by another single agent."""
-    changes = (*neighbours(one.at(path), inside), *single_agents(inside))
-    yield from (one.with_part(path, changed) for changed in changes)
+    changes = (*neighbours(arch.at(path), inside), *single_agents(inside))
+    yield from (arch.with_part(path, changed) for changed in changes)
 
 
-def _other_layers(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
-    layers = one.layers
+def _other_layers(arch: Architecture, space: SearchSpace) -> Iterator[Architecture]:
+    layers = arch.layers
     for depth, layer in enumerate(layers):
         for other in _other_seats(layer, space):
-            yield from _with(one, (*layers[:depth], other, *layers[depth + 1 :]))
-    if one.depth < space.max_depth:
-        yield from _with(one, (*layers, layers[-1]))
-    if one.depth > 1:
-        yield from _with(one, layers[1:])
-        yield from _with(one, layers[:-1])
+            yield from _variants(arch, (*layers[:depth], other, *layers[depth + 1 :]))
+    if arch.depth < space.max_depth:
+        yield from _variants(arch, (*layers, layers[-1]))
+    if arch.depth > 1:
+        yield from _variants(arch, layers[1:])
+        yield from _variants(arch, layers[:-1])
 
 
 def _other_seats(layer: _Layer, space: SearchSpace) -> Iterator[_Layer]:
@@ -68,53 +68,53 @@ def _other_seats(layer: _Layer, space: SearchSpace) -> Iterator[_Layer]:
     yield from ((*layer, name) for name in space.agents)
 
 
-def _other_last_steps(one: Architecture, space: SearchSpace) -> Iterator[Architecture]:
+def _other_last_steps(arch: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     for combine in space.combines:
-        for who in space.who_combines(combine) or (None,):
-            yield from _with(one, one.layers, combine=combine, aggregator=who)
-    if one.aggregator_calls_a_model:
-        yield from (replace(one, order=space.read_in(order, one)) for order in space.orders)
-    if one.combine == "synthesize":
+        for aggregator in space.who_combines(combine) or (None,):
+            yield from _variants(arch, arch.layers, combine=combine, aggregator=aggregator)
+    if arch.aggregator_calls_a_model:
+        yield from (replace(arch, order=space.read_in(order, arch)) for order in space.orders)
+    if arch.combine == "synthesize":
         names = (None if name == "own" else name for name in space.prompts)
-        yield from (replace(one, prompt=name) for name in names)
+        yield from (replace(arch, prompt=name) for name in names)
 
 
-def _with(
-    one: Architecture, layers: tuple[_Layer, ...], **last: str | None
+def _variants(
+    arch: Architecture, layers: tuple[_Layer, ...], **last: str | None
 ) -> Iterator[Architecture]:
     """Yield the architecture with other layers and maybe another last step, if that is valid."""
-    combine = str(last.get("combine", one.combine))
-    who = last.get("aggregator", one.aggregator) if combine != "vote" else None
-    prompt = one.prompt if combine == "synthesize" else None
+    combine = str(last.get("combine", arch.combine))
+    aggregator = last.get("aggregator", arch.aggregator) if combine != "vote" else None
+    prompt = arch.prompt if combine == "synthesize" else None
     try:
         # With sorted names the architecture is in canonical form.
         seated = tuple(tuple(sorted(layer)) for layer in layers)
-        yield Architecture(seated, who, combine, (), prompt).canonical
+        yield Architecture(seated, aggregator, combine, (), prompt).canonical
     except ArchitectureError:
         return
 
 
 @lru_cache(maxsize=100_000)
-def nodes_of(one: Architecture) -> frozenset[Hashable]:
+def nodes_of(arch: Architecture) -> frozenset[Hashable]:
     """Return every call for one question: the agent, its sample, and the responses it reads.
 
     A mixture in a program is assumed to read the answers of the mixtures before it.
     """
-    if isinstance(one, ProgramArchitecture):
-        parts = [(one.parts[:place], part) for place, (_, part) in enumerate(one.parts)]
+    if isinstance(arch, ProgramArchitecture):
+        parts = [(arch.parts[:place], part) for place, (_, part) in enumerate(arch.parts)]
         return frozenset((before, node) for before, part in parts for node in nodes_of(part))
     read: tuple[Hashable, ...] = ()
-    found: set[Hashable] = set()
-    for layer in one.layers:
+    nodes: set[Hashable] = set()
+    for layer in arch.layers:
         read = tuple((name, layer[:seat].count(name), read) for seat, name in enumerate(layer))
-        found.update(read)
-    if not one.layers:
-        found.add((str(one.aggregator), 0, ()))
-    elif one.aggregator_calls_a_model:
-        parents = tuple(read[seat] for seat in one.reading)
-        asked = enumerate(one.asked_last)
-        found.update((who, place, parents, one.combine, one.prompt) for place, who in asked)
-    return frozenset(found)
+        nodes.update(read)
+    if not arch.layers:
+        nodes.add((str(arch.aggregator), 0, ()))
+    elif arch.aggregator_calls_a_model:
+        parents = tuple(read[seat] for seat in arch.reading)
+        steps = enumerate(arch.asked_last)
+        nodes.update((agent, place, parents, arch.combine, arch.prompt) for place, agent in steps)
+    return frozenset(nodes)
 
 
 def single_agents(space: SearchSpace) -> Iterator[Architecture]:
@@ -180,37 +180,37 @@ class Acquisition:
             scores: (architectures, rows), NaN where a trial was stopped.
             taken: Architectures that are being measured, or could not be.
         """
-        known = {*measured, *taken}
+        seen = {*measured, *taken}
         rng = random.Random(f"propose-{self.seed}-{len(measured)}")
         # For matrices of this size, synchronising several threads is slower than one thread.
         with _blas().limit(limits=1, user_api="blas"):
-            proposed = self._promising(measured, scores, known, rng)
-        return proposed or self._unknown(known, rng)
+            proposed = self._promising(measured, scores, seen, rng)
+        return proposed or self._unknown(seen, rng)
 
     def _promising(
         self,
         measured: Sequence[Architecture],
         scores: FeatureMatrix,
-        known: Collection[Architecture],
+        seen: Collection[Architecture],
         rng: random.Random,
     ) -> Architecture | None:
         if not measured:
             first_ones = self._candidates((), rng, n_drawn=self.n_drawn)
-            return next((one for one in first_ones if one not in known), None)
+            return next((arch for arch in first_ones if arch not in seen), None)
         price = _no_price if self.price_at is None else self.price_at(len(measured))
         learned = _most_telling(scores)
         some = [measured[place] for place in learned]
         model = self._model(some, scores[learned], n_measured=len(measured))
-        value = model.fitted() - np.array([price(one) for one in some])
+        value = model.fitted() - np.array([price(arch) for arch in some])
         first = np.argsort(-np.round(value, DECIMALS), kind="stable")[:N_BEST]
         best = [some[place] for place in first]
-        if not model.beats_mean([place for place, one in enumerate(some) if one.layers]):
-            return self._explored(measured, known, rng)
+        if not model.beats_mean([place for place, arch in enumerate(some) if arch.layers]):
+            return self._explored(measured, seen, rng)
         drawn = self._drawn(best, some, rng, n_measured=len(measured))
-        candidates = [one for one in drawn if one not in known]
+        candidates = [arch for arch in drawn if arch not in seen]
         if not candidates:
             return None
-        prices = np.array([price(one) for one in candidates])
+        prices = np.array([price(arch) for arch in candidates])
         gain = _improvement(model.predict(candidates), prices, value.max())
         calls = self._new_calls(measured, candidates)
         return candidates[int(np.argmax(np.round(gain / (1 + calls), DECIMALS)))]
@@ -218,7 +218,7 @@ class Acquisition:
     def _explored(
         self,
         measured: Sequence[Architecture],
-        known: Collection[Architecture],
+        seen: Collection[Architecture],
         rng: random.Random,
     ) -> Architecture | None:
         """Return a random draw, while scores cannot be predicted.
@@ -229,7 +229,7 @@ class Acquisition:
         first draw, and not to the lower price, which predicts no score.
         """
         drawn = self._candidates((), rng, n_drawn=self._n_drawn(len(measured)))
-        new = [one for one in drawn if one not in known]
+        new = [arch for arch in drawn if arch not in seen]
         calls = self._new_calls(measured, new)
         if not new or len(measured) % 2:
             return new[int(calls.argmin())] if new else None
@@ -247,19 +247,19 @@ class Acquisition:
         n_drawn = self._n_drawn(n_measured)
         if not isinstance(self.space, ProgramSpace):
             return self._candidates(best, rng, n_drawn=n_drawn)
-        found = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=n_measured)
-        return list(dict.fromkeys(map(self.canonical, found)))
+        drawn_candidates = _in_turn(self.space, best, some, rng, n_drawn=n_drawn, turn=n_measured)
+        return list(dict.fromkeys(map(self.canonical, drawn_candidates)))
 
     def _n_drawn(self, n_measured: int) -> int:
         return self.n_drawn if n_measured <= MOST_LEARNED else min(N_DRAWN_LATER, self.n_drawn)
 
-    def _unknown(self, known: Collection[Architecture], rng: random.Random) -> Architecture | None:
+    def _unknown(self, seen: Collection[Architecture], rng: random.Random) -> Architecture | None:
         """Return any unknown architecture: a draw, or a neighbour of a known architecture."""
         draws = (self.canonical(self.space.draw(rng)) for _ in range(MOST_DRAWS))
         singles = single_agents(self.space)
-        near = chain.from_iterable(map(self._near, sorted(known, key=str)))
+        near = chain.from_iterable(map(self._near, sorted(seen, key=str)))
         others = chain(draws, singles, self.space.listed, near)
-        return next((one for one in others if one not in known), None)
+        return next((arch for arch in others if arch not in seen), None)
 
     def _model(
         self, some: Sequence[Architecture], scores: FeatureMatrix, *, n_measured: int
@@ -276,21 +276,21 @@ class Acquisition:
     def _candidates(
         self, best: Iterable[Architecture], rng: random.Random, *, n_drawn: int
     ) -> list[Architecture]:
-        near = [other for one in best for other in self._near(one)]
+        near = [other for arch in best for other in self._near(arch)]
         drawn = (self.canonical(self.space.draw(rng)) for _ in range(n_drawn))
         return list(dict.fromkeys((*near, *drawn)))
 
-    def _near(self, one: Architecture) -> list[Architecture]:
-        if one not in self._neighbours:
-            self._neighbours[one] = [self.canonical(other) for other in neighbours(one, self.space)]
-        return self._neighbours[one]
+    def _near(self, arch: Architecture) -> list[Architecture]:
+        if arch not in self._neighbours:
+            self._neighbours[arch] = [self.canonical(near) for near in neighbours(arch, self.space)]
+        return self._neighbours[arch]
 
     def _new_calls(
         self, measured: Iterable[Architecture], some: Sequence[Architecture]
     ) -> FeatureMatrix:
         """Return the calls per question that no measured architecture has made yet."""
-        made = {node for one in measured for node in nodes_of(one)}
-        return np.array([len(nodes_of(one) - made) for one in some], float)
+        nodes = {node for arch in measured for node in nodes_of(arch)}
+        return np.array([len(nodes_of(arch) - nodes) for arch in some], float)
 
 
 def _no_price(_: Architecture) -> float:
@@ -314,23 +314,23 @@ def _in_turn(
     programs = [o for o in best if isinstance(o, ProgramArchitecture) and space.holds(o)]
     place = turn % (len(space.mixtures) + 1)
     if place == len(space.mixtures) or not programs:
-        parts = [p for place in range(len(space.mixtures)) for p in _seen(space, measured, place)]
-        yield from (one.with_part(*part) for one in programs for part in parts)
+        parts = [p for place in range(len(space.mixtures)) for p in _parts(space, measured, place)]
+        yield from (program.with_part(*part) for program in programs for part in parts)
         yield from (space.draw(rng) for _ in range(n_drawn))
         return
     path, inside = space.mixtures[place]
-    for one in programs:
-        yield from _changed_at(path, one, inside)
-    yield from (programs[0].with_part(*part) for part in _seen(space, measured, place))
+    for arch in programs:
+        yield from _changed_at(path, arch, inside)
+    yield from (programs[0].with_part(*part) for part in _parts(space, measured, place))
     yield from (programs[0].with_part(path, inside.draw(rng)) for _ in range(n_drawn))
 
 
-def _seen(
+def _parts(
     space: ProgramSpace, measured: Sequence[Architecture], place: int
 ) -> list[tuple[str, Architecture]]:
     """Return the measured architectures of one mixture that its space has, with its path."""
     path, inside = space.mixtures[place]
-    parts = {one.at(path): None for one in measured if isinstance(one, ProgramArchitecture)}
+    parts = {arch.at(path): None for arch in measured if isinstance(arch, ProgramArchitecture)}
     return [(path, part) for part in parts if inside.holds(part)]
 
 
@@ -391,12 +391,12 @@ class Forecast:
         usd = {name: cost / n for name, cost in self.usd.items()}
         return Forecast(usd, {name: cost / n for name, cost in self.seconds.items()})
 
-    def costs(self, one: Architecture) -> dict[str, float]:
+    def costs(self, arch: Architecture) -> dict[str, float]:
         """Return usd, seconds and calls; seconds are the critical path.
 
         That is the sum of the slowest proposers of all layers and the agent of the last step.
         """
-        layers = [*one.layers, *one.last_rounds]
+        layers = [*arch.layers, *arch.last_rounds]
         return {
             "usd": sum(self.usd[name] for layer in layers for name in layer),
             "seconds": sum(max(self.seconds[name] for name in layer) for layer in layers),
@@ -431,8 +431,8 @@ class Prices:
         weights = {name: MOST_PER_COST * rng.random() ** 2 / len(counted) for name in counted}
         dearest = self._dearest_singles()
 
-        def price(one: Architecture) -> float:
-            costs = self.forecast.costs(one)
+        def price(arch: Architecture) -> float:
+            costs = self.forecast.costs(arch)
             return sum(weight * costs[name] / dearest[name] for name, weight in weights.items())
 
         return price

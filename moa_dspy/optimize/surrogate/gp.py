@@ -42,37 +42,39 @@ class Traits:
 
     def blocks(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
         """Return one (architectures, features) matrix per block."""
-        found = [self._of(one) for one in architectures]
-        return {block: np.array([one[block] for one in found], np.float64) for block in BLOCKS}
+        rows = [self._of(arch) for arch in architectures]
+        return {block: np.array([row[block] for row in rows], np.float64) for block in BLOCKS}
 
-    def _of(self, one: Architecture) -> dict[str, tuple[float, ...]]:
-        if one not in self._known:
-            self._known[one] = {
-                "performance": self._performance(one),
-                "diversity": self._diversity(one),
-                "structure": self._structure(one),
-                "members": self._members(one),
-                "earlier": self._earlier(one),
+    def _of(self, arch: Architecture) -> dict[str, tuple[float, ...]]:
+        if arch not in self._known:
+            self._known[arch] = {
+                "performance": self._performance(arch),
+                "diversity": self._diversity(arch),
+                "structure": self._structure(arch),
+                "members": self._members(arch),
+                "earlier": self._earlier(arch),
             }
-        return self._known[one]
+        return self._known[arch]
 
-    def _performance(self, one: Architecture) -> tuple[float, ...]:
+    def _performance(self, arch: Architecture) -> tuple[float, ...]:
         """Scores: mean, best and first of the last layer; mean of the first layer; the writer's."""
-        first, last = (one.layers[0], one.layers[-1]) if one.layers else ((one.aggregator,),) * 2
+        first, last = (
+            (arch.layers[0], arch.layers[-1]) if arch.layers else ((arch.aggregator,),) * 2
+        )
         read = [self.scores[str(name)] for name in last]
         # A vote, or a consensus without a model, has no writer.
-        writer = self.scores[str(one.aggregator)] if one.aggregator_calls_a_model else max(read)
+        writer = self.scores[str(arch.aggregator)] if arch.aggregator_calls_a_model else max(read)
         proposes = fmean(self.scores[str(name)] for name in first)
         # The order by name carries no information.
-        asks = one.order and one.aggregator_calls_a_model
-        reads_first = self.scores[one.order[0]] if asks else fmean(read)
+        asks = arch.order and arch.aggregator_calls_a_model
+        reads_first = self.scores[arch.order[0]] if asks else fmean(read)
         return fmean(read), max(read), reads_first, proposes, writer
 
-    def _diversity(self, one: Architecture) -> tuple[float, ...]:
+    def _diversity(self, arch: Architecture) -> tuple[float, ...]:
         """Means over pairs of agents of the last layer, and of the first layer."""
         return (
-            (self._mean_pair(one.layers[-1]), self._mean_pair(one.layers[0]))
-            if one.layers
+            (self._mean_pair(arch.layers[-1]), self._mean_pair(arch.layers[0]))
+            if arch.layers
             else (0.0, 0.0)
         )
 
@@ -80,27 +82,27 @@ class Traits:
         pairs = [(a, b) for i, a in enumerate(layer) for b in layer[i + 1 :]]
         return fmean(self.pair(a, b) for a, b in pairs) if pairs else 0.0
 
-    def _structure(self, one: Architecture) -> tuple[float, ...]:
-        depth = [float(one.depth == d) for d in range(1, MOST_LAYERS + 1)]
-        combine = [float(bool(one.layers) and one.combine == name) for name in self.combines]
-        width = log(len(one.layers[-1])) if one.layers else 0.0
-        copies = sum(len(layer) - len(set(layer)) for layer in one.layers)
-        prompts = [float(one.prompt == name) for name in self.prompts]
-        asks = float(one.aggregator_calls_a_model and bool(one.layers))
-        return (*depth, *combine, width, float(copies), asks, float(bool(one.order)), *prompts)
+    def _structure(self, arch: Architecture) -> tuple[float, ...]:
+        depth = [float(arch.depth == d) for d in range(1, MOST_LAYERS + 1)]
+        combine = [float(bool(arch.layers) and arch.combine == name) for name in self.combines]
+        width = log(len(arch.layers[-1])) if arch.layers else 0.0
+        copies = sum(len(layer) - len(set(layer)) for layer in arch.layers)
+        prompts = [float(arch.prompt == name) for name in self.prompts]
+        asks = float(arch.aggregator_calls_a_model and bool(arch.layers))
+        return (*depth, *combine, width, float(copies), asks, float(bool(arch.order)), *prompts)
 
-    def _members(self, one: Architecture) -> tuple[float, ...]:
+    def _members(self, arch: Architecture) -> tuple[float, ...]:
         """Share of each agent in the last layer, and 1 for the agent that writes the answer."""
-        shares = self._shares(one.layers[-1] if one.layers else ())
+        shares = self._shares(arch.layers[-1] if arch.layers else ())
         writes = [
-            float(one.aggregator == name and one.aggregator_calls_a_model and bool(one.layers))
+            float(arch.aggregator == name and arch.aggregator_calls_a_model and bool(arch.layers))
             for name in self.scores
         ]
         return (*shares, *writes)
 
-    def _earlier(self, one: Architecture) -> tuple[float, ...]:
+    def _earlier(self, arch: Architecture) -> tuple[float, ...]:
         """Share of each agent in the layers before the last one."""
-        before = one.layers[:-1][: MOST_LAYERS - 1]
+        before = arch.layers[:-1][: MOST_LAYERS - 1]
         layers = [*before, *[()] * (MOST_LAYERS - 1 - len(before))]
         return tuple(share for layer in layers for share in self._shares(layer))
 
@@ -126,21 +128,21 @@ class SeatCounts:
 
     def counts(self, architectures: Sequence[Architecture]) -> FeatureMatrix:
         """Return (architectures, columns); differences are counted by the L1 distance."""
-        for one in architectures:
-            if one not in self._known:
-                self._known[one] = self._of(one)
-        return np.array([self._known[one] for one in architectures], np.float64)
+        for arch in architectures:
+            if arch not in self._known:
+                self._known[arch] = self._of(arch)
+        return np.array([self._known[other] for other in architectures], np.float64)
 
-    def _of(self, one: Architecture) -> tuple[float, ...]:
-        earlier = one.layers[:-1][: MOST_LAYERS - 1]
+    def _of(self, arch: Architecture) -> tuple[float, ...]:
+        earlier = arch.layers[:-1][: MOST_LAYERS - 1]
         layers = [*earlier, *[()] * (MOST_LAYERS - 1 - len(earlier))]
-        last = [float(one.layers[-1].count(name)) if one.layers else 0.0 for name in self._agents]
+        last = [float(arch.layers[-1].count(name)) if arch.layers else 0.0 for name in self._agents]
         seats = [float(layer.count(name)) for layer in layers for name in self._agents]
-        asks = one.aggregator_calls_a_model
-        writer = [float(asks and one.aggregator == name) for name in self._agents]
-        combine = [float(bool(one.layers) and one.combine == name) for name in COMBINES]
-        prompt = [float(one.prompt == name) for name in self._prompts]
-        first = [float(asks and one.order[:1] == (name,)) for name in self._agents]
+        asks = arch.aggregator_calls_a_model
+        writer = [float(asks and arch.aggregator == name) for name in self._agents]
+        combine = [float(bool(arch.layers) and arch.combine == name) for name in COMBINES]
+        prompt = [float(arch.prompt == name) for name in self._prompts]
+        first = [float(asks and arch.order[:1] == (name,)) for name in self._agents]
         return (*seats, *last, *writer, *combine, *prompt, *first)
 
 
@@ -184,9 +186,9 @@ class Kernels:
     ) -> dict[str, FeatureMatrix]:
         """Return one (rows, columns) matrix per part."""
         left, right = self._scaled(rows), self._scaled(columns)
-        found = {block: left[block] @ right[block].T for block in BLOCKS}
+        products = {block: left[block] @ right[block].T for block in BLOCKS}
         near, end = self._nearness(rows, columns)
-        return {**found, "near": near, "end": end}
+        return {**products, "near": near, "end": end}
 
     def compares_as(self, other: Kernels) -> bool:
         """True if both have the same facts about the agents."""
@@ -203,9 +205,9 @@ class Kernels:
     def own(self, architectures: Sequence[Architecture]) -> dict[str, FeatureMatrix]:
         """Return each architecture compared with itself, one vector per part."""
         scaled = self._scaled(architectures)
-        found = {block: (scaled[block] ** 2).sum(1) for block in BLOCKS}
+        squares = {block: (scaled[block] ** 2).sum(1) for block in BLOCKS}
         alike = np.ones(len(architectures))
-        return {**found, "near": alike, "end": alike}
+        return {**squares, "near": alike, "end": alike}
 
     def _scaled(self, architectures: Sequence[Architecture]) -> Mapping[str, FeatureMatrix]:
         """Centre and scale the features by the pool's own spread, which no trial changes."""
@@ -232,16 +234,16 @@ def means_and_noise(scores: FeatureMatrix) -> tuple[FeatureMatrix, FeatureMatrix
     sample covariance of the architectures is not used: with more architectures than rows it is
     singular, and attributes all variance to noise.
     """
-    known = ~np.isnan(scores)
-    filled = np.where(known, scores, 0.0)
-    n_rows, n_seen = known.sum(1), known.sum(0)
+    is_known = ~np.isnan(scores)
+    filled = np.where(is_known, scores, 0.0)
+    n_rows, n_seen = is_known.sum(1), is_known.sum(0)
     row = filled.sum(0) / np.maximum(n_seen, 1)
     own = np.zeros(len(scores))
     for _ in range(20):
-        own = np.where(known, scores - row, 0.0).sum(1) / np.maximum(n_rows, 1)
-        row = np.where(known, scores - own[:, None], 0.0).sum(0) / np.maximum(n_seen, 1)
-    left = np.where(known, scores - own[:, None] - row, 0.0)
-    freedom = max(int(known.sum()) - len(scores) - scores.shape[1] + 1, 1)
+        own = np.where(is_known, scores - row, 0.0).sum(1) / np.maximum(n_rows, 1)
+        row = np.where(is_known, scores - own[:, None], 0.0).sum(0) / np.maximum(n_seen, 1)
+    left = np.where(is_known, scores - own[:, None] - row, 0.0)
+    freedom = max(int(is_known.sum()) - len(scores) - scores.shape[1] + 1, 1)
     variance = float((left**2).sum()) / freedom
     mean_row = float(row[n_seen > 0].mean())
     return own + mean_row, np.maximum(variance, 1e-6) / np.maximum(n_rows, 1)
@@ -375,10 +377,10 @@ class SurrogateModel:
 
     def _cross(self, architectures: Sequence[Architecture]) -> FeatureMatrix:
         cross = self._combined(self.kernels.parts(architectures, self.architectures))
-        places = {one: place for place, one in enumerate(self.architectures)}
-        for row, one in enumerate(architectures):
-            if one in places:
-                cross[row, places[one]] += self.weights[_OWN] ** 2
+        places = {other: place for place, other in enumerate(self.architectures)}
+        for row, arch in enumerate(architectures):
+            if arch in places:
+                cross[row, places[arch]] += self.weights[_OWN] ** 2
         return cross + _MEAN_VARIANCE
 
     def _prior(self, weights: Mapping[str, float]) -> FeatureMatrix:
@@ -428,16 +430,16 @@ class SurrogateModel:
 
 def finite(values: FeatureMatrix) -> FeatureMatrix:
     """Return the values of each column, the infinite as the best or worst that is not."""
-    found = np.zeros_like(values)
+    filled = np.zeros_like(values)
     for place, column in enumerate(values.T):
-        if (known := column[np.isfinite(column)]).size:
-            found[:, place] = np.clip(column, known.min(), known.max())
-    return found
+        if (seen := column[np.isfinite(column)]).size:
+            filled[:, place] = np.clip(column, seen.min(), seen.max())
+    return filled
 
 
 def padded(rows: Sequence[FeatureMatrix]) -> FeatureMatrix:
     """Return rows of different lengths as one matrix, with nan where one has ended."""
-    found = np.full((len(rows), max(map(len, rows))), np.nan)
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
     for place, row in enumerate(rows):
-        found[place, : len(row)] = row
-    return found
+        table[place, : len(row)] = row
+    return table

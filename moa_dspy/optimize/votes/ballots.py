@@ -74,7 +74,7 @@ class Ballots:
                 f"`answers` and `scores` must be of the same agents, but are of "
                 f"{', '.join(sorted(answers))} and of {', '.join(sorted(scores))}."
             )
-        lengths = {len(given) for given in (*answers.values(), *scores.values())}
+        lengths = {len(row) for row in (*answers.values(), *scores.values())}
         if len(lengths) > 1:
             raise DataError(f"Every agent must have the same rows; the counts are {lengths}.")
         rows = [_codes_of(row) for row in zip(*answers.values(), strict=True)]
@@ -124,8 +124,8 @@ class Ballots:
             )
         order = sorted(layer, key=places.__getitem__)
         if weights:
-            given = dict(weights)
-            order[1:] = sorted(order[1:], key=lambda agent: (-given.get(agent, 1.0), agent))
+            weight_of = dict(weights)
+            order[1:] = sorted(order[1:], key=lambda agent: (-weight_of.get(agent, 1.0), agent))
         seats = [self.agents.index(agent) for agent in order]
         counts = np.array([(weights or {}).get(agent, 1.0) for agent in order])
         return won_by(self.codes[seats], self.scores[seats], counts)
@@ -141,22 +141,22 @@ def waves_of(codes: NDArray[np.int16]) -> NDArray[np.intp]:
         codes: (members, rows), in the order of asking, which is also the order of breaking ties.
     """
     n_members, n_rows = codes.shape
-    places, found = np.arange(n_members)[:, None], np.full(codes.shape, -1)
+    places, waves = np.arange(n_members)[:, None], np.full(codes.shape, -1)
     n_asked = np.zeros(n_rows, np.intp)
     for wave in range(n_members):
-        heard = np.where(places < n_asked, codes, -1)
-        totals = ((heard[:, None] == heard) & (heard >= 0)).sum(1)
+        asked_codes = np.where(places < n_asked, codes, -1)
+        totals = ((asked_codes[:, None] == asked_codes) & (asked_codes >= 0)).sum(1)
         leader, most = totals.argmax(0), totals.max(0)
         # On a tie the answer that was given first wins, so never one that was not given yet.
-        is_rival = (heard >= 0) & (heard != heard[leader, np.arange(n_rows)])
+        is_rival = (asked_codes >= 0) & (asked_codes != asked_codes[leader, np.arange(n_rows)])
         lacks = np.where(is_rival, totals + (places < leader), 0).max(0) - most
         left = n_members - n_asked
         n_next = np.where(left > 0, np.maximum(-(-(left + lacks) // 2), 0), 0)
         if not n_next.any():
             break
-        found[(places >= n_asked) & (places < n_asked + n_next)] = wave
+        waves[(places >= n_asked) & (places < n_asked + n_next)] = wave
         n_asked = n_asked + n_next
-    return found
+    return waves
 
 
 def won_by(
@@ -245,19 +245,19 @@ def fit_answers(codes: NDArray[np.int16], scores: _Floats) -> AnswerModel:
 
 @lru_cache(maxsize=2)  # a choice among votes asks for the model of its rows twice
 def _fitted(shape: tuple[int, ...], codes: bytes, scores: bytes) -> AnswerModel:
-    given = np.frombuffer(codes, np.int16).reshape(shape)
-    seen = _observed(given, np.frombuffer(scores, np.float64).reshape(shape))
+    code_table = np.frombuffer(codes, np.int16).reshape(shape)
+    seen = _observed(code_table, np.frombuffer(scores, np.float64).reshape(shape))
     models = [_fit(seen, discount) for discount in DISCOUNTS]
     return max(models, key=lambda model: model.log_likelihood)
 
 
 def _observed(codes: NDArray[np.int16], scores: _Floats) -> _Observed:
     answers = np.arange(max(int(codes.max()) + 1, 1))
-    given = codes[:, :, None] == answers
-    counts = given.sum(0)
-    quality = np.einsum("mql,mq->ql", given, scores) / np.maximum(counts, 1)
-    others = (counts - given).astype(np.float64)
-    return _Observed(codes, scores, others, quality, ~(given & (others > 0)).any(2))
+    is_answer = codes[:, :, None] == answers
+    counts = is_answer.sum(0)
+    quality = np.einsum("mql,mq->ql", is_answer, scores) / np.maximum(counts, 1)
+    others = (counts - is_answer).astype(np.float64)
+    return _Observed(codes, scores, others, quality, ~(is_answer & (others > 0)).any(2))
 
 
 def _fit(seen: _Observed, discount: float) -> AnswerModel:

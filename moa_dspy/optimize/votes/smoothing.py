@@ -211,19 +211,19 @@ def score_layers(ballots: Ballots, layers: Masks) -> NDArray[np.float32]:
     and bit i of a mask is the agent at i.
     """
     n_agents, n_rows = ballots.codes.shape
-    given = ballots.codes[:, :, None] == np.arange(max(int(ballots.codes.max()) + 1, 1))
+    is_answer = ballots.codes[:, :, None] == np.arange(max(int(ballots.codes.max()) + 1, 1))
     # One vote each, plus a fraction below one vote: of tied answers the one given first wins.
-    counts = (given << n_agents) + (given << np.arange(n_agents)[::-1, None, None])
-    found = np.zeros((len(layers), n_rows), np.float32)
+    counts = (is_answer << n_agents) + (is_answer << np.arange(n_agents)[::-1, None, None])
+    scores = np.zeros((len(layers), n_rows), np.float32)
     for start in range(0, len(layers), _LAYERS_AT_ONCE):
         block = slice(start, start + _LAYERS_AT_ONCE)
-        heard = (layers[block, None] >> np.arange(n_agents)) & 1 > 0
-        backing = np.einsum("lm,mqa->lqa", heard.astype(np.int64), counts)
+        is_member = (layers[block, None] >> np.arange(n_agents)) & 1 > 0
+        backing = np.einsum("lm,mqa->lqa", is_member.astype(np.int64), counts)
         winner = np.where(backing.max(2) > 0, backing.argmax(2), -2)
         for agent in reversed(range(n_agents)):  # the first that gave it is written last
-            gave = heard[:, agent, None] & (ballots.codes[agent] == winner)
-            found[block] = np.where(gave, ballots.scores[agent], found[block])
-    return found
+            gave = is_member[:, agent, None] & (ballots.codes[agent] == winner)
+            scores[block] = np.where(gave, ballots.scores[agent], scores[block])
+    return scores
 
 
 def admit_all(layer: _Layer) -> bool:

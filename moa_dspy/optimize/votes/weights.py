@@ -51,14 +51,14 @@ class _Table:
     @classmethod
     def of(cls, ballots: Ballots) -> _Table:
         codes, answers = ballots.codes, np.arange(max(int(ballots.codes.max()) + 1, 1))
-        given = (codes[:, :, None] == answers).transpose(1, 2, 0)
-        counts = given.sum(2)
-        worth = np.einsum("qlm,mq->ql", given, ballots.scores) / np.maximum(counts, 1)
+        is_given = (codes[:, :, None] == answers).transpose(1, 2, 0)
+        counts = is_given.sum(2)
+        worth = np.einsum("qlm,mq->ql", is_given, ballots.scores) / np.maximum(counts, 1)
         differs = ((counts > 0).sum(1) > 1) & (worth.sum(1) > 0)
         is_answer = (counts > 0) & differs[:, None]
         sizes = is_answer.sum(1)[differs]
         starts = np.concatenate([[0], sizes.cumsum()])[:-1]
-        return cls(given[is_answer].astype(np.float64), worth[is_answer], starts, sizes)
+        return cls(is_given[is_answer].astype(np.float64), worth[is_answer], starts, sizes)
 
 
 def learned_weights(ballots: Ballots, *, ridge: float | None = None) -> tuple[_Floats, float]:
@@ -75,12 +75,12 @@ def learned_weights(ballots: Ballots, *, ridge: float | None = None) -> tuple[_F
     table, x = _Table.of(ballots), _log_odds(ballots)
     if not table.given.size:
         return np.ones(len(ballots.agents)), ridge or RIDGES[-1]
-    fits = [_fit(table, x, ridge=one) for one in (RIDGES if ridge is None else (ridge,))]
+    fits = [_fit(table, x, ridge=strength) for strength in (RIDGES if ridge is None else (ridge,))]
     best = max(range(len(fits)), key=lambda i: fits[i][1])
     weights = fits[best][0].clip(0.0)
     mean = weights.mean()
-    found = weights / mean if mean > 0 else np.ones(len(weights))
-    return found, RIDGES[best] if ridge is None else ridge
+    scaled = weights / mean if mean > 0 else np.ones(len(weights))
+    return scaled, RIDGES[best] if ridge is None else ridge
 
 
 def _log_odds(ballots: Ballots) -> _Floats:
@@ -103,9 +103,9 @@ def _fit(table: _Table, x: _Floats, *, ridge: float) -> tuple[_Floats, float]:
         step, before = np.linalg.solve(bend, slope), loss
         # The loss is convex: a halved step always helps in the end.
         for size in (1.0, 0.5, 0.25, 0.125, 0.0625):
-            found = _likelihood(table, seen, at - size * step, penalty)
-            if found[0] <= loss:
-                at, (loss, slope, bend) = at - size * step, found
+            improved = _likelihood(table, seen, at - size * step, penalty)
+            if improved[0] <= loss:
+                at, (loss, slope, bend) = at - size * step, improved
                 break
         if before - loss < _CONVERGED * (1 + abs(loss)):
             break
@@ -115,9 +115,9 @@ def _fit(table: _Table, x: _Floats, *, ridge: float) -> tuple[_Floats, float]:
 
 def _equal_weights(n: int) -> _Floats:
     """Return the parameters of weights that are all 1, to which the penalties shrink."""
-    found = np.zeros(n)
-    found[0] = 1.0
-    return found
+    weights = np.zeros(n)
+    weights[0] = 1.0
+    return weights
 
 
 def _likelihood(
@@ -216,9 +216,9 @@ def _cross_fit(
     ranked: Ballots, ways: Sequence[Rule], seed: int, *, columns: int, partitions: int
 ) -> CrossFittedVotes:
     n = ranked.codes.shape[1]
-    made = [dict(vote) for rule in ways for vote in rule(ranked)]
-    kept = [i for i, one in enumerate(made) if one and one not in made[:i]]
-    votes = tuple(made[i] for i in kept)
+    all_votes = [dict(vote) for rule in ways for vote in rule(ranked)]
+    kept = [i for i, item in enumerate(all_votes) if item and item not in all_votes[:i]]
+    votes = tuple(all_votes[i] for i in kept)
     rng = np.random.default_rng([seed, n])
     folds = np.array([rng.permutation(np.arange(n) % N_FOLDS) for _ in range(partitions)])
     smoothed, recorded = np.zeros((len(votes), n)), np.zeros((partitions, len(votes), n))
@@ -230,11 +230,11 @@ def _cross_fit(
             inside = np.flatnonzero(fold != k) if n >= N_FOLDS else np.arange(n)
             if not len(outside):
                 continue
-            known = ranked.take(inside).ranked()
-            now = [vote for rule in ways for vote in rule(known)]
+            training = ranked.take(inside).ranked()
+            now = [vote for rule in ways for vote in rule(training)]
             for i, place in enumerate(kept):
-                vote = now[place] or {known.agents[0]: 1.0}
-                counted = _counted(vote, known.agents, ranked, drawn, outside)
+                vote = now[place] or {training.agents[0]: 1.0}
+                counted = _counted(vote, training.agents, ranked, drawn, outside)
                 recorded[part, i, outside] = counted[0]
                 smoothed[i, outside] += counted[1] / partitions
     return CrossFittedVotes(votes, smoothed, recorded, folds, ranked.agents)
@@ -312,8 +312,8 @@ def _counted(
     places = (outside[:, None] * n_each + np.arange(n_each)).ravel()
     at = np.ix_(np.array(seats), np.array(places))
     won = won_by(codes[at], right[at].astype(np.float32), counts)
-    given = np.ix_(np.array(seats), np.array(outside))
-    recorded = won_by(ranked.codes[given], ranked.scores[given], counts)
+    cells = np.ix_(np.array(seats), np.array(outside))
+    recorded = won_by(ranked.codes[cells], ranked.scores[cells], counts)
     return recorded, won.reshape(len(outside), n_each).mean(1)
 
 
@@ -366,19 +366,19 @@ def stop_early(
         columns: Redrawn questions.
     """
     ranked = ballots.ranked()
-    order = [members[0], *sorted(members[1:], key=lambda one: -weights.get(one, 1.0))]
+    order = [members[0], *sorted(members[1:], key=lambda member: -weights.get(member, 1.0))]
     seats = [ranked.agents.index(name) for name in order]
     first = [order.index(name) for name in members]
     counts = np.array([weights.get(name, 1.0) for name in order])
     n = ranked.codes.shape[1]
     _, codes, right = drawn_answers(answer_sampler(ranked), n, seed=seed, columns=columns)
     recorded = stopped_scores(ranked.codes[seats], ranked.scores[seats], counts, first, stops)[0]
-    won, asked = stopped_scores(codes[seats], right[seats].astype(np.float64), counts, first, stops)
+    won, depth = stopped_scores(codes[seats], right[seats].astype(np.float64), counts, first, stops)
     gaps = won.reshape(len(won), n, -1).mean(2)
     gaps, luck = (gaps - gaps[-1])[:-1], (recorded - recorded[-1])[:-1]
     squares = gaps.var(1) + (1 - REDRAWN) ** 2 * luck.var(1)
     errors = np.sqrt(squares / (n - 1)) if n > 1 else np.ones(len(gaps))
-    calls = asked.mean(1)
+    calls = depth.mean(1)
     return StoppedVotes(tuple(stops), calls[:-1], float(calls[-1]), gaps.mean(1), errors)
 
 
@@ -406,18 +406,18 @@ def stopped_scores(
     left = weights.sum() - weights.cumsum()
     columns = np.arange(codes.shape[1])
     exact = _first_true(ahead >= left[:, None] - _ROUNDED)
-    found = [(won[-1], exact)]
+    stopped = [(won[-1], exact)]
     for kind, value in reversed(stops):
         if kind == "lead":
             place = _first_true((ahead > _ROUNDED) & (ahead >= value * left[:, None] - _ROUNDED))
-            found.append((won[place, columns], place))
+            stopped.append((won[place, columns], place))
         else:
             group = codes[list(first[: int(value)])]
             alike = (group == group[0]).all(0) & (group[0] >= 0)
-            asked = np.where(alike, int(value) - 1, np.maximum(exact, int(value) - 1))
-            found.append((np.where(alike, scores[first[0]], won[-1]), asked))
-    found.reverse()
-    return np.array([one for one, _ in found]), np.array([place for _, place in found]) + 1
+            places = np.where(alike, int(value) - 1, np.maximum(exact, int(value) - 1))
+            stopped.append((np.where(alike, scores[first[0]], won[-1]), places))
+    stopped.reverse()
+    return np.array([row for row, _ in stopped]), np.array([place for _, place in stopped]) + 1
 
 
 def _first_true(is_enough: NDArray[np.bool_]) -> NDArray[np.intp]:

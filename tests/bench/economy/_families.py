@@ -37,9 +37,9 @@ class Draws:
     def half_and_half(self, left: Surface, right: Surface) -> Surface:
         """Return the sum of two surfaces that spread equally over random architectures."""
         rng = random.Random(f"half-{self.seed}")
-        drawn = [one for one in (self.space.draw(rng) for _ in range(300)) if one.layers]
-        spreads = [float(np.std([part(one) for one in drawn])) for part in (left, right)]
-        return lambda one: left(one) / spreads[0] + right(one) / spreads[1]
+        drawn = [arch for arch in (self.space.draw(rng) for _ in range(300)) if arch.layers]
+        spreads = [float(np.std([part(arch) for arch in drawn])) for part in (left, right)]
+        return lambda arch: left(arch) / spreads[0] + right(arch) / spreads[1]
 
     def table(self, *shape: int, sd: float = 0.1) -> Matrix:
         """Return normal numbers."""
@@ -49,10 +49,10 @@ class Draws:
         """Return the agents of a layer as numbers."""
         return [self.place[name] for name in layer]
 
-    def writer(self, one: Architecture) -> int:
+    def writer(self, arch: Architecture) -> int:
         """Return who writes the answer; one more than there are agents where nobody does."""
-        writes = one.aggregator_calls_a_model
-        return self.place[str(one.aggregator)] if writes else len(self.names)
+        writes = arch.aggregator_calls_a_model
+        return self.place[str(arch.aggregator)] if writes else len(self.names)
 
     def mean_strength(self, layer: Sequence[str]) -> float:
         """Return the mean strength of a layer."""
@@ -71,12 +71,12 @@ def mean_of_pairs(table: Matrix, seats: Sequence[int]) -> float:
 def additive(draws: Draws) -> Surface:
     """A mean of strengths, diversity, width and depth: what our model holds for likely."""
 
-    def surface(one: Architecture) -> float:
-        last, writer = one.layers[-1], draws.writer(one)
+    def surface(arch: Architecture) -> float:
+        last, writer = arch.layers[-1], draws.writer(arch)
         writes = draws.strength[writer] if writer < len(draws.names) else 0.0
         reads = draws.mean_strength(last)
         text = 0.5 * writes + 0.5 * reads if writes else reads
-        before = 0.3 * draws.mean_strength(one.layers[0]) + 0.02 * one.depth
+        before = 0.3 * draws.mean_strength(arch.layers[0]) + 0.02 * arch.depth
         return float(text + before + 0.25 * draws.mean_unlike(last) + 0.03 * log(len(last)))
 
     return surface
@@ -87,7 +87,7 @@ def pairs(draws: Draws) -> Surface:
     n = len(draws.names)
     table = draws.table(n, n)
     return draws.half_and_half(
-        additive(draws), lambda one: mean_of_pairs(table, draws.seats(one.layers[-1]))
+        additive(draws), lambda arch: mean_of_pairs(table, draws.seats(arch.layers[-1]))
     )
 
 
@@ -96,8 +96,8 @@ def triples(draws: Draws) -> Surface:
     n = len(draws.names)
     table = draws.table(n + 1, n, n)
 
-    def interaction(one: Architecture) -> float:
-        return mean_of_pairs(table[draws.writer(one)], draws.seats(one.layers[-1]))
+    def interaction(arch: Architecture) -> float:
+        return mean_of_pairs(table[draws.writer(arch)], draws.seats(arch.layers[-1]))
 
     return draws.half_and_half(additive(draws), interaction)
 
@@ -107,9 +107,9 @@ def order(draws: Draws) -> Surface:
     n = len(draws.names)
     table = draws.table(n + 1, n)
 
-    def interaction(one: Architecture) -> float:
-        first = one.layers[-1][one.reading[0]]
-        return float(table[draws.writer(one), draws.place[first]])
+    def interaction(arch: Architecture) -> float:
+        first = arch.layers[-1][arch.reading[0]]
+        return float(table[draws.writer(arch), draws.place[first]])
 
     return draws.half_and_half(additive(draws), interaction)
 
@@ -120,12 +120,12 @@ def reversals(draws: Draws) -> Surface:
     signs = draws.rng.choice([-1.0, 1.0], (n + 1, 3))
     likes = draws.table(n + 1, n, sd=0.05)
 
-    def surface(one: Architecture) -> float:
-        writer, last = draws.writer(one), one.layers[-1]
+    def surface(arch: Architecture) -> float:
+        writer, last = draws.writer(arch), arch.layers[-1]
         strong, unlike, deep = signs[writer]
         affinity = fmean(float(likes[writer, k]) for k in draws.seats(last))
         reads = strong * draws.mean_strength(last) + 0.5 * unlike * draws.mean_unlike(last)
-        return float(reads + 0.03 * deep * one.depth + affinity)
+        return float(reads + 0.03 * deep * arch.depth + affinity)
 
     return surface
 
@@ -136,13 +136,13 @@ def roles(draws: Draws) -> Surface:
     first, later, last, writer = (draws.table(n) for _ in range(4))
     writes, deep = np.append(writer, 0.0), draws.table(4, sd=0.05)
 
-    def surface(one: Architecture) -> float:
-        gain = fmean(first[draws.seats(one.layers[0])]) + writes[draws.writer(one)]
-        if one.depth > 1:
-            gain += fmean(last[draws.seats(one.layers[-1])])
-        if one.depth > 2:
-            gain += fmean(later[draws.seats(one.layers[1])])
-        return float(gain + deep[one.depth])
+    def surface(arch: Architecture) -> float:
+        gain = fmean(first[draws.seats(arch.layers[0])]) + writes[draws.writer(arch)]
+        if arch.depth > 1:
+            gain += fmean(last[draws.seats(arch.layers[-1])])
+        if arch.depth > 2:
+            gain += fmean(later[draws.seats(arch.layers[1])])
+        return float(gain + deep[arch.depth])
 
     return surface
 
@@ -150,9 +150,9 @@ def roles(draws: Draws) -> Surface:
 def nothing(draws: Draws) -> Surface:
     """Each architecture has a score of its own, and none tells anything of another."""
 
-    def surface(one: Architecture) -> float:
+    def surface(arch: Architecture) -> float:
         rng = np.random.default_rng(
-            [draws.seed, crc32(str(one.layers).encode()), draws.writer(one)]
+            [draws.seed, crc32(str(arch.layers).encode()), draws.writer(arch)]
         )
         return float(rng.normal(0.5, 0.1))
 

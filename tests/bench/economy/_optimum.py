@@ -29,31 +29,31 @@ def best_of(space: SearchSpace, surface: Surface, seed: int) -> tuple[Architectu
         starts = [
             Architecture(tuple(rng.choices(layers, k=depth)), None, "vote") for _ in range(N_STARTS)
         ]
-        best = max((_climbed(one, space, layers, surface) for one in starts), key=surface)
+        best = max((_climbed(start, space, layers, surface) for start in starts), key=surface)
         ends = (end for layer in layers for end in _ends(best, layer, space))
         found.append(_climbed(max((best, *ends), key=surface), space, layers, surface))
-    return max(((one, surface(one)) for one in found), key=lambda pair: pair[1])
+    return max(((arch, surface(arch)) for arch in found), key=lambda pair: pair[1])
 
 
 def _climbed(
-    one: Architecture, space: SearchSpace, layers: Layers, surface: Surface
+    arch: Architecture, space: SearchSpace, layers: Layers, surface: Surface
 ) -> Architecture:
     while True:
-        value = surface(one)
-        for place in range(one.depth):
-            before, after = one.layers[:place], one.layers[place + 1 :]
+        value = surface(arch)
+        for place in range(arch.depth):
+            before, after = arch.layers[:place], arch.layers[place + 1 :]
             # Whoever is read first may not sit in another layer.
-            bare = replace(one, order=())
+            bare = replace(arch, order=())
             tries = (replace(bare, layers=(*before, layer, *after)) for layer in layers)
-            one = max((one, *tries), key=surface)
-        one = max((one, *_ends(one, one.layers[-1], space)), key=surface)
-        if surface(one) <= value:
-            return one
+            arch = max((arch, *tries), key=surface)
+        arch = max((arch, *_ends(arch, arch.layers[-1], space)), key=surface)
+        if surface(arch) <= value:
+            return arch
 
 
-def _ends(one: Architecture, layer: tuple[str, ...], space: SearchSpace) -> Iterator[Architecture]:
-    """Yield ``one`` with another last layer and every last step."""
-    layers = (*one.layers[:-1], layer)
+def _ends(arch: Architecture, layer: tuple[str, ...], space: SearchSpace) -> Iterator[Architecture]:
+    """Yield ``arch`` with another last layer and every last step."""
+    layers = (*arch.layers[:-1], layer)
     yield Architecture(layers, None, "vote")
     for writer in space.who_combines("synthesize"):
         bare = Architecture(layers, writer)

@@ -66,20 +66,20 @@ class Watch:
         """Calls made, each node once per row."""
         return len(self._nodes) * self.world.n_rows
 
-    def measure(self, one: Architecture, origin: str) -> TrialRecord:
+    def measure(self, arch: Architecture, origin: str) -> TrialRecord:
         """Measure on all rows; end the search when it needs nothing more, or may pay no more."""
         is_rich = self.shared < self.most_shared or self.unshared < self.most_unshared
         if len(self.goals) == len(self.recommends) or not is_rich:
             raise BudgetReachedError("The run is over.")
-        scores = self.world.answers(one)
-        self.measured.append(CandidateScores(one, scores, calls=one.calls or 1, usd=0.0))
-        self._nodes |= nodes_of(one)
-        self.unshared += (one.calls or 1) * self.world.n_rows
+        scores = self.world.answers(arch)
+        self.measured.append(CandidateScores(arch, scores, calls=arch.calls or 1, usd=0.0))
+        self._nodes |= nodes_of(arch)
+        self.unshared += (arch.calls or 1) * self.world.n_rows
         if len(self.measured) >= len(self.world.singles):
             self._look()
         mean = float(scores.mean())
-        costs = (float(one.calls or 1), 0.0, 0.0, self.world.n_rows)
-        return TrialRecord(len(self.measured) - 1, str(one), origin, mean, mean, 0.0, *costs)
+        costs = (float(arch.calls or 1), 0.0, 0.0, self.world.n_rows)
+        return TrialRecord(len(self.measured) - 1, str(arch), origin, mean, mean, 0.0, *costs)
 
     def _look(self) -> None:
         for name, recommend in self.recommends.items():
@@ -89,7 +89,7 @@ class Watch:
 
 def best_seen(watch: Watch) -> Architecture:
     """Return the best on the rows, as a plain search does; of equals the first."""
-    return max(watch.measured, key=lambda one: float(one.scores.mean())).architecture
+    return max(watch.measured, key=lambda candidate: float(candidate.scores.mean())).architecture
 
 
 def chosen(watch: Watch) -> Architecture:
@@ -145,9 +145,9 @@ def ours(world: World, *, n_trials: int) -> Run:
     study = optuna.create_study(direction="maximize", sampler=sampler)
 
     def objective(trial: optuna.Trial) -> float:
-        one = world.canonical(world.space.suggest(trial))
+        arch = world.canonical(world.space.suggest(trial))
         try:
-            record = watch.measure(one, "model")
+            record = watch.measure(arch, "model")
         except BudgetReachedError:
             study.stop()
             raise optuna.TrialPruned from None

@@ -54,17 +54,17 @@ class World:
         """What the best agent truly scores alone."""
         return float(self._draws.strength.max())
 
-    def truth(self, one: Architecture) -> float:
+    def truth(self, arch: Architecture) -> float:
         """Return the score on all questions there are, in [0.02, 0.98]."""
-        if one not in self._truths:
-            self._truths[one] = float(np.clip(self._scaled(one), 0.02, 0.98))
-        return self._truths[one]
+        if arch not in self._truths:
+            self._truths[arch] = float(np.clip(self._scaled(arch), 0.02, 0.98))
+        return self._truths[arch]
 
-    def _scaled(self, one: Architecture) -> float:
-        if not one.layers:
-            return float(self._draws.strength[self.space.agents.index(str(one.aggregator))])
+    def _scaled(self, arch: Architecture) -> float:
+        if not arch.layers:
+            return float(self._draws.strength[self.space.agents.index(str(arch.aggregator))])
         # The mean of random mixtures is no better than the best single agent.
-        share = (self._surface(one) - self._usual) / (self._top - self._usual)
+        share = (self._surface(arch) - self._usual) / (self._top - self._usual)
         return self.best_single + GAIN * share
 
     @cached_property
@@ -72,34 +72,34 @@ class World:
         """The surface at what a random mixture reaches."""
         rng = random.Random(f"usual-{self.seed}")
         drawn = (self.space.draw(rng) for _ in range(300))
-        return float(np.mean([self._surface(one) for one in drawn if one.layers]))
+        return float(np.mean([self._surface(arch) for arch in drawn if arch.layers]))
 
-    def closed(self, one: Architecture) -> float:
+    def closed(self, arch: Architecture) -> float:
         """Return the share of the distance from the best single to the optimum."""
-        return (self.truth(one) - self.best_single) / GAIN
+        return (self.truth(arch) - self.best_single) / GAIN
 
-    def answers(self, one: Architecture) -> Matrix:
+    def answers(self, arch: Architecture) -> Matrix:
         """Return right (1) or wrong (0) per row."""
         # Who decides the ties of a vote does not matter here.
-        known = one if one.combine != "vote" else replace(one, aggregator=None, order=())
+        known = arch if arch.combine != "vote" else replace(arch, aggregator=None, order=())
         rng = np.random.default_rng([79, self.seed, crc32(str(known).encode())])
         own = rng.standard_normal(self.n_rows)
         quality = sqrt(IN_COMMON) * self._difficulty + sqrt(1 - IN_COMMON) * own
-        return (quality < _NORMAL.inv_cdf(self.truth(one))).astype(np.float64)
+        return (quality < _NORMAL.inv_cdf(self.truth(arch))).astype(np.float64)
 
     @cached_property
     def alone(self) -> dict[str, Matrix]:
         """What every agent is seen to answer alone."""
-        return {str(one.aggregator): self.answers(one) for one in self.singles}
+        return {str(single.aggregator): self.answers(single) for single in self.singles}
 
     @cached_property
     def ranking(self) -> tuple[str, ...]:
         """Agents, best on the rows first."""
         return tuple(sorted(self.alone, key=lambda name: -float(self.alone[name].mean())))
 
-    def canonical(self, one: Architecture) -> Architecture:
+    def canonical(self, arch: Architecture) -> Architecture:
         """Give an architecture its final form, as a study does."""
-        return canonical_evidence(one, self.ranking)
+        return canonical_evidence(arch, self.ranking)
 
     @cached_property
     def _seen_unlike(self) -> Matrix:

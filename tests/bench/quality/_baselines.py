@@ -118,7 +118,7 @@ def caruana(dev: Dev, *, rounds: int = MOST) -> Weights:
     for _ in range(rounds):
         weights = max(_one_more(weights), key=lambda w: _gain(dev, weights, w))
         found.append((float(vote_scores(dev.best_first, weights).mean().round(12)), weights))
-    return max(found, key=lambda one: one[0])[1]
+    return max(found, key=lambda pair: pair[0])[1]
 
 
 def _one_more(weights: Weights) -> list[Weights]:

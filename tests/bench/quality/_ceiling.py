@@ -26,8 +26,10 @@ def ceiling(pool: Answers) -> float:
     for _ in range(N_HALVINGS):
         order = rng.permutation(pool.n_questions)
         half = pool.n_questions // 2
-        one, other = (every_vote(best_first.at(part)) for part in (order[:half], order[half:]))
-        for seen, truth in ((one, other), (other, one)):
+        half_votes, other = (
+            every_vote(best_first.at(part)) for part in (order[:half], order[half:])
+        )
+        for seen, truth in ((half_votes, other), (other, half_votes)):
             bests = [np.where(seen.sizes == size, seen.means, -1.0).argmax() for size in sizes]
             found.append(truth.means[bests])
     return float(np.mean(found, axis=0).max())

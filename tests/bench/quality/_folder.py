@@ -130,4 +130,4 @@ def _middle(path: Path, names: Sequence[str], scores: Scores) -> tuple[bool, ...
         return tuple(strength[name] == "middle" for name in names)
     accuracy = scores.mean(axis=1)
     near = np.abs(accuracy - np.median(accuracy)) <= COMPARABLE
-    return tuple(bool(one) for one in near)
+    return tuple(bool(is_near) for is_near in near)

@@ -31,16 +31,16 @@ def layered(n_splits: int, *, first: int, n_jobs: int) -> dict[str, Any]:
         with ProcessPoolExecutor(n_jobs, mp_context=context) as processes:
             drawn = list(processes.map(run, splits))
     # A rival that could not be run in some split, as copies of a greedy agent, is in no row.
-    names = [n for n in drawn[0] if not n.startswith("_") and all(n in one for one in drawn)]
-    row: dict[str, Any] = {name: fmean(one[name] for one in drawn) for name in names}
-    leads = {name: [one[name] - one["ours"] for one in drawn] for name in names}
+    names = [n for n in drawn[0] if not n.startswith("_") and all(n in draw for draw in drawn)]
+    row: dict[str, Any] = {name: fmean(draw[name] for draw in drawn) for name in names}
+    leads = {name: [draw[name] - draw["ours"] for draw in drawn] for name in names}
     rivals = [name for name in names if name not in ("ours", "optimum")]
     row["baseline_minus_ours"] = {name: asdict(lead(leads[name])) for name in rivals}
-    row["optimism"] = fmean(one["_val"] - one["ours"] for one in drawn)
-    net = [one["_expected"] - one["ours"] - one["_control"] for one in drawn]
+    row["optimism"] = fmean(draw["_val"] - draw["ours"] for draw in drawn)
+    net = [draw["_expected"] - draw["ours"] - draw["_control"] for draw in drawn]
     row["reported_minus_truth"], row["reported_minus_truth_se"] = fmean(net), standard_error(net)
-    row["coverage"] = fmean(one["_is_covered"] for one in drawn)
-    row["trials"] = fmean(one["_trials"] for one in drawn)
+    row["coverage"] = fmean(draw["_is_covered"] for draw in drawn)
+    row["trials"] = fmean(draw["_trials"] for draw in drawn)
     return {"splits": n_splits, "layered": row}
 
 
@@ -78,7 +78,7 @@ def _rivals(world: Quickstart, val: Indices, test: Indices) -> Mapping[str, floa
     found = {name: float(vote_scores(table, weights).mean()) for name, weights in chosen.items()}
     seen = {**dict(enumerate(dev.votes.means)), **_means(world, val)}
     truth = {**dict(enumerate(every_vote(table).means)), **_means(world, test)}
-    best = max(seen, key=lambda one: seen[one])
+    best = max(seen, key=lambda name: seen[name])
     return {**found, "best_on_val": float(truth[best]), "optimum": float(max(truth.values()))}
 
 

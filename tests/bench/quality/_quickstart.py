@@ -69,8 +69,8 @@ def quickstart() -> Quickstart:
     evaluator = Evaluator(_student(study, pool), study.make_metric(), node_cache=cache)
     singles = _singles(evaluator, tuple(pool), rows)
     others = {
-        str(one): np.array([outcome.score for outcome in evaluator.measure(one, rows)])
-        for one in _others(space)
+        str(arch): np.array([outcome.score for outcome in evaluator.measure(arch, rows)])
+        for arch in _others(space)
     }
     return Quickstart(study, pool, splits.train, rows, space, cache, singles, others)
 
@@ -97,10 +97,10 @@ def _singles(
 
 def _others(space: SearchSpace) -> list[Architecture]:
     """Return the architectures whose score is no matter of who wins a tie."""
-    found = [one for one in space.listed if one.combine != "vote"]
+    found = [arch for arch in space.listed if arch.combine != "vote"]
     for number in range(1, 1 << len(space.agents)):
         layer = tuple(name for i, name in enumerate(space.agents) if number >> i & 1)
         if space.min_width <= len(layer) <= space.max_width:
             found.append(Architecture((layer,), None, "select"))
-    listed_votes = [one for one in space.listed if one.combine == "vote"]
+    listed_votes = [arch for arch in space.listed if arch.combine == "vote"]
     return [*dict.fromkeys(found), *listed_votes]

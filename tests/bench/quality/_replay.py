@@ -91,7 +91,7 @@ class Replay:
     def n_asked(self, questions: Indices) -> int:
         """Return how many answers to these questions were looked at, of all agents."""
         wanted = {str(q) for q in questions.tolist()}
-        return sum(len(wanted & one.asked) for one in self.responses)
+        return sum(len(wanted & response.asked) for response in self.responses)
 
 
 def answered(mixture: MixtureOfAgents, answers: Mapping[str, str | None]) -> Answer | None:
@@ -111,7 +111,7 @@ def answered(mixture: MixtureOfAgents, answers: Mapping[str, str | None]) -> Ans
     def ask_all(questions: list[Question]) -> list[Response]:
         if isinstance(questions, MemberQuestions):
             return replayed(questions, lambda due: [respond(questions[at]) for at in due])
-        return [respond(one) for one in questions]
+        return [respond(question) for question in questions]
 
     try:
         return follow(mixture.plan({"question": ""}), ask_all)

@@ -24,7 +24,7 @@ def row_of(drawn: Sequence[Drawn], ceiling: float | None) -> dict[str, Any]:
         ceiling: What the best choice of this pool could reach; None of several pools.
     """
     task = drawn[0].task
-    names = list(dict.fromkeys(name for one in drawn for name in one.scores))
+    names = list(dict.fromkeys(name for draw in drawn for name in draw.scores))
     means = {name: fmean(_column(drawn, name)) for name in names}
     # Paired, as a rival may have chosen on fewer splits than we did.
     leads = {
@@ -39,20 +39,20 @@ def row_of(drawn: Sequence[Drawn], ceiling: float | None) -> dict[str, Any]:
         "dev": task.dev,
         "splits": len(drawn),
         **means,
-        "models": fmean(one.facts["models"] for one in drawn),
+        "models": fmean(draw.facts["models"] for draw in drawn),
         "sampler_splits": len(_column(drawn, "tpe300")),
         "ours_on_sampler_splits": _ours_where(drawn, "tpe300"),
         "verdicts": {
-            kind: fmean(one.verdict == kind for one in drawn)
+            kind: fmean(draw.verdict == kind for draw in drawn)
             for kind in ("mixture", "single", "not_enough_examples")
         },
         "way_to_ours": _share(
             means["recommended"] - means["best_single"], means["ours"] - means["best_single"]
         ),
-        "ours_calls": fmean(one.facts["calls"] for one in drawn),
+        "ours_calls": fmean(draw.facts["calls"] for draw in drawn),
         "agree2_minus_ours": _mean_gap(drawn, "ours_agree2"),
-        "agree2_calls": fmean(one.facts["calls_agree2"] for one in drawn),
-        "baseline_minus_ours": {name: asdict(one) for name, one in leads.items()},
+        "agree2_calls": fmean(draw.facts["calls_agree2"] for draw in drawn),
+        "baseline_minus_ours": {name: asdict(interval) for name, interval in leads.items()},
         "best_baseline": best,
         "ours_minus_best_baseline": -behind,
         "ceiling": ceiling,
@@ -65,7 +65,7 @@ def row_of(drawn: Sequence[Drawn], ceiling: float | None) -> dict[str, Any]:
 
 def honesty(drawn: Sequence[Drawn]) -> dict[str, float | None]:
     """Return the signed mean of reported minus truth, less that of the control, and coverage."""
-    facts = [one.facts for one in drawn]
+    facts = [draw.facts for draw in drawn]
     net = [f["reported_minus_truth"] - f["control"] for f in facts]
     return {
         "optimism": fmean(f["optimism"] for f in facts),
@@ -90,39 +90,41 @@ def kind_of(task: Task) -> str:
 def calibration(facts: Sequence[Mapping[str, float]], *, of: str = "") -> float | None:
     """Return the true error of a gain over the stated one; None where neither is there."""
     names = [f"{of}{name}" for name in ("gain_square", "gain_stated")]
-    told = [[one[name] for name in names] for one in facts if names[0] in one]
-    if not told:
+    rows = [[row[name] for name in names] for row in facts if names[0] in row]
+    if not rows:
         return None
-    true, stated = map(fmean, zip(*told, strict=True))
+    true, stated = map(fmean, zip(*rows, strict=True))
     return sqrt(max(true, 0.0) / stated) if stated else None
 
 
 def halving_of(drawn: Sequence[Drawn]) -> dict[str, Any]:
     """Return what halving reaches with more labels: beside the rows, not among them."""
     task = drawn[0].task
-    means = {name: fmean(one.halving[name] for one in drawn) for name in drawn[0].halving}
+    means = {name: fmean(draw.halving[name] for draw in drawn) for name in drawn[0].halving}
     return {"pool": kind_of(task), "dev": task.dev, **means}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what is to be reached, over all cells."""
     leads = {
-        f"{name}, {row['pool']} {row['dev']}": one
+        f"{name}, {row['pool']} {row['dev']}": interval
         for row in rows
-        for name, one in row["baseline_minus_ours"].items()
+        for name, interval in row["baseline_minus_ours"].items()
     }
     largest = max(leads, key=lambda name: float(leads[name]["mean"]))
     return {
         "largest_baseline_lead": leads[largest]["mean"],
         "largest_baseline_lead_of": largest,
-        "bounds_above_0": [name for name, one in leads.items() if (one["low"] or 0.0) > 0],
+        "bounds_above_0": [
+            name for name, interval in leads.items() if (interval["low"] or 0.0) > 0
+        ],
         "mean_ours_minus_best_baseline": fmean(row["ours_minus_best_baseline"] for row in rows),
     }
 
 
 def _column(drawn: Sequence[Drawn], name: str) -> list[float]:
     """Return a score per split, of the splits that have it."""
-    return [one.scores[name] for one in drawn if name in one.scores]
+    return [draw.scores[name] for draw in drawn if name in draw.scores]
 
 
 def _share(part: float, whole: float) -> float | None:
@@ -132,12 +134,12 @@ def _share(part: float, whole: float) -> float | None:
 
 def _gaps(drawn: Sequence[Drawn], name: str) -> list[float]:
     """Return baseline minus ours per split, of the splits that have both."""
-    return [one.scores[name] - one.scores["ours"] for one in drawn if name in one.scores]
+    return [draw.scores[name] - draw.scores["ours"] for draw in drawn if name in draw.scores]
 
 
 def _shared(drawn: Sequence[Drawn], name: str) -> float:
     """Return the mean variance of the gap that the judged questions give, which splits share."""
-    return fmean(one.errors[name] ** 2 for one in drawn if name in one.errors)
+    return fmean(draw.errors[name] ** 2 for draw in drawn if name in draw.errors)
 
 
 def _mean_gap(drawn: Sequence[Drawn], name: str) -> float | None:
@@ -146,5 +148,5 @@ def _mean_gap(drawn: Sequence[Drawn], name: str) -> float | None:
 
 
 def _ours_where(drawn: Sequence[Drawn], name: str) -> float | None:
-    ours = [one.scores["ours"] for one in drawn if name in one.scores]
+    ours = [draw.scores["ours"] for draw in drawn if name in draw.scores]
     return fmean(ours) if ours else None

@@ -78,11 +78,11 @@ def _smoothed_calibration(evidence: Evidence, incumbent: Architecture, draw: Dra
 def each_pool(drawn: Iterable[Drawn]) -> dict[str, dict[str, float]]:
     """Return, per pool, what every rival leads by, on average over sizes and splits."""
     found: dict[str, list[Drawn]] = {}
-    for one in drawn:
-        found.setdefault(one.task.pool, []).append(one)
+    for draw in drawn:
+        found.setdefault(draw.task.pool, []).append(draw)
     return {
         pool: {
-            name: fmean(one.scores[name] - one.scores["ours"] for one in of_pool)
+            name: fmean(pool_draw.scores[name] - pool_draw.scores["ours"] for pool_draw in of_pool)
             for name in of_pool[0].scores
             if name != "ours"
         }
@@ -112,14 +112,14 @@ def evidence_of(dev: Answers) -> Evidence:
 def _as_measured(
     evidence: Evidence, incumbent: CandidateScores, measured: Sequence[CandidateScores], /
 ) -> tuple[Sequence[float], Sequence[float]]:
-    gaps = [one.scores - incumbent.scores for one in measured]
+    gaps = [candidate.scores - incumbent.scores for candidate in measured]
     return [float(gap.mean()) for gap in gaps], [error(gap) for gap in gaps]
 
 
-def _weights(one: Architecture, dev: Dev) -> Weights:
-    members, weights = one.layers[-1] if one.layers else one.agents, dict(one.weights)
-    told = {name: weights.get(name, 1.0) for name in members}
-    return tuple(told.get(name, 0.0) for name in dev.best_first.names)
+def _weights(arch: Architecture, dev: Dev) -> Weights:
+    members, weights = arch.layers[-1] if arch.layers else arch.agents, dict(arch.weights)
+    weight_of = {name: weights.get(name, 1.0) for name in members}
+    return tuple(weight_of.get(name, 0.0) for name in dev.best_first.names)
 
 
 def _before(evidence: Evidence, dev: Dev) -> Weights:
@@ -132,22 +132,22 @@ def _before(evidence: Evidence, dev: Dev) -> Weights:
 def rule_row(drawn: Sequence[Drawn]) -> dict[str, Any]:
     """Return the row of one pool and size: means, and every rival's lead."""
     task, names = drawn[0].task, list(drawn[0].scores)
-    gaps = {name: [one.scores[name] - one.scores["ours"] for one in drawn] for name in names}
-    shared = {name: fmean(one.errors[name] ** 2 for one in drawn) for name in names}
+    gaps = {name: [draw.scores[name] - draw.scores["ours"] for draw in drawn] for name in names}
+    shared = {name: fmean(draw.errors[name] ** 2 for draw in drawn) for name in names}
     rivals = [name for name in names if name not in ("ours", "today")]
     best = max(rivals, key=lambda name: fmean(gaps[name]))
     return {
         "pool": kind_of(task),
         "dev": task.dev,
         "splits": len(drawn),
-        **{name: fmean(one.scores[name] for one in drawn) for name in names},
-        "models": fmean(one.facts["models"] for one in drawn),
-        "members": fmean(one.facts["members"] for one in drawn),
+        **{name: fmean(draw.scores[name] for draw in drawn) for name in names},
+        "models": fmean(draw.facts["models"] for draw in drawn),
+        "members": fmean(draw.facts["members"] for draw in drawn),
         "baseline_minus_ours": {
             name: asdict(lead(gaps[name], shared=shared[name])) for name in (*rivals, "today")
         },
         "best_baseline": best,
         "ours_minus_best_baseline": -fmean(gaps[best]),
-        "calibration": calibration([one.facts for one in drawn]),
-        "calibration_smoothed": calibration([one.facts for one in drawn], of="smoothed_"),
+        "calibration": calibration([draw.facts for draw in drawn]),
+        "calibration_smoothed": calibration([draw.facts for draw in drawn], of="smoothed_"),
     }

@@ -104,8 +104,8 @@ def _found(result: StudyResult, names: Sequence[str], cells: int, seconds: float
     )
 
 
-def _weights(one: Architecture, names: Sequence[str]) -> dict[int, float]:
-    members, weights = one.layers[-1] if one.layers else one.agents, dict(one.weights)
+def _weights(arch: Architecture, names: Sequence[str]) -> dict[int, float]:
+    members, weights = arch.layers[-1] if arch.layers else arch.agents, dict(arch.weights)
     return {names.index(name): weights.get(name, 1.0) for name in members}
 
 

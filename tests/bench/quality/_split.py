@@ -222,16 +222,16 @@ def calibration_of(found: CrossFittedVotes, draw: Draw) -> Facts:
 
 
 def errors_of(
-    votes: Sequence[Mapping[str, float]], told: tuple[Scores, Scores], base: int, draw: Draw
+    votes: Sequence[Mapping[str, float]], estimates: tuple[Scores, Scores], base: int, draw: Draw
 ) -> Facts:
     """Return the mean squared error of the gains of votes over one of them, stated and true.
 
     The luck of the judged questions is taken out.
     """
-    gains, errors = told
+    gains, errors = estimates
     names = draw.dev.best_first.names
     weights = [tuple(vote.get(name, 0.0) for name in names) for vote in votes]
-    rows = np.array([vote_scores(draw.best_first, one) for one in weights])
+    rows = np.array([vote_scores(draw.best_first, vote) for vote in weights])
     gaps = np.delete(rows - rows[base], base, axis=0)
     true, luck = gaps.mean(1), gaps.var(1, ddof=1) / gaps.shape[1]
     squares = (np.delete(gains, base) - true) ** 2 - luck

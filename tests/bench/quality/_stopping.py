@@ -31,14 +31,14 @@ class Counted:
     answers: Answers
     ranking: tuple[str, ...]
 
-    def __call__(self, one: Architecture, *, asks_all: bool = False) -> tuple[Scores, float]:
+    def __call__(self, arch: Architecture, *, asks_all: bool = False) -> tuple[Scores, float]:
         """Return the score of every question, and the calls of one on average."""
-        if not one.layers:
-            return self.answers.scores[self.answers.names.index(str(one))], 1.0
-        members, weights = sorted(one.layers[-1], key=self.ranking.index), dict(one.weights)
+        if not arch.layers:
+            return self.answers.scores[self.answers.names.index(str(arch))], 1.0
+        members, weights = sorted(arch.layers[-1], key=self.ranking.index), dict(arch.weights)
         order = [members[0], *sorted(members[1:], key=lambda name: -weights.get(name, 1.0))]
         rows = [self.answers.names.index(name) for name in order]
-        rule: StopRule = ("agree", one.agree) if one.agree else ("lead", one.lead or 1.0)
+        rule: StopRule = ("agree", arch.agree) if arch.agree else ("lead", arch.lead or 1.0)
         won, asked = stopped_scores(
             self.answers.codes[rows],
             self.answers.scores[rows],
@@ -47,18 +47,18 @@ class Counted:
             [rule],
         )
         # The last line is that of the whole vote, which exact stopping does not change.
-        at = 0 if is_early(one) and not asks_all else 1
+        at = 0 if is_early(arch) and not asks_all else 1
         return won[at], float(len(members)) if asks_all else float(asked[at].mean())
 
 
-def is_early(one: Architecture) -> bool:
+def is_early(arch: Architecture) -> bool:
     """Return True if it may stop before it is decided."""
-    return (one.agree, one.lead) != (None, None)
+    return (arch.agree, arch.lead) != (None, None)
 
 
-def of_all(one: Architecture) -> Architecture:
+def of_all(arch: Architecture) -> Architecture:
     """Return the same vote, which does not."""
-    return replace(one, agree=None, lead=None)
+    return replace(arch, agree=None, lead=None)
 
 
 def one_rule(task: Task) -> dict[str, Any]:
@@ -68,15 +68,15 @@ def one_rule(task: Task) -> dict[str, Any]:
     evidence = evidence_of(dev)
     on_dev, judged = Counted(dev, evidence.ranking), Counted(draw.judged, evidence.ranking)
     options = choose(evidence, may_be_unmeasured=True).options
-    votes = [one.architecture for one in options if one.architecture.layers][:N_MEASURED]
+    votes = [option.architecture for option in options if option.architecture.layers][:N_MEASURED]
     space = SearchSpace(dev.names)
     stops: list[StopRule] = [("lead", share) for share in sorted(space.lead, reverse=True)]
     stops.extend(("agree", n) for n in sorted(space.agree, reverse=True))
     early = [stopping_vote(evidence, vote, stops, min_gain=MIN_GAIN) for vote in votes]
-    new = [CandidateScores(one, *on_dev(one), usd=0.0) for one in (*votes, *filter(None, early))]
+    new = [CandidateScores(arch, *on_dev(arch), usd=0.0) for arch in (*votes, *filter(None, early))]
     evidence = replace(evidence, measured=(*evidence.measured, *new))
     choice = choose(evidence)
-    records = {one.architecture: _record(one) for one in evidence.measured}
+    records = {candidate.architecture: _record(candidate) for candidate in evidence.measured}
     less = cheapest_as_good(evidence, choice, records, cost="calls", min_gain=MIN_GAIN)
     found = {"split": task.split, "pick": str(choice.picked)}
     return found | _judged(choice.picked, less, judged) if choice.picked.layers else found
@@ -102,7 +102,7 @@ def _judged(picked: Architecture, less: TrialRecord | None, judged: Counted) -> 
     }
 
 
-def _record(one: CandidateScores) -> TrialRecord:
-    score = float(one.scores.mean())
-    text = str(one.architecture)
-    return TrialRecord(0, text, "votes", score, score, 0.0, one.calls, None, None, 1)
+def _record(candidate: CandidateScores) -> TrialRecord:
+    score = float(candidate.scores.mean())
+    text = str(candidate.architecture)
+    return TrialRecord(0, text, "votes", score, score, 0.0, candidate.calls, None, None, 1)

@@ -149,8 +149,8 @@ class _Tree:
             self.masks.append(mask | 1 << place)
             self.means.append(self._mean(leading[i]))
             if seat + 1 < self.most and place + 1 < self.n_models:
-                told = np.maximum(votes[i + 1 :], added[i] & self.same[place, place + 1 :])
-                self._grow(seat + 1, place + 1, mask | 1 << place, told, leading[i])
+                reached = np.maximum(votes[i + 1 :], added[i] & self.same[place, place + 1 :])
+                self._grow(seat + 1, place + 1, mask | 1 << place, reached, leading[i])
         self.path[seat] = self.n_models
 
     def _mean(self, leading: Bytes) -> float:

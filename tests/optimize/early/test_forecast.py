@@ -54,12 +54,12 @@ def test_what_is_done_is_exact_and_the_rest_has_a_range() -> None:
 
 
 def test_what_is_likely_is_the_middle_third_of_the_plays_in_each_unit() -> None:
-    plays = [
+    simulations = [
         {"search": Cost(calls=n, usd=9.0 - n), "all": Cost(calls=n + 1.0, usd=9.0 - n)}
         for n in (0, 1, 2, 3, 7)
     ]
-    # (5 - 1) // 3 = 1 play is left out at either end: 1, 2, 3.
-    found = middle_of(plays)
+    # (5 - 1) // 3 = 1 simulation is left out at either end: 1, 2, 3.
+    found = middle_of(simulations)
     assert found["search"] == Cost(calls=2.0, usd=7.0)
     assert found["all"] == Cost(calls=3.0, usd=7.0)
 
@@ -80,7 +80,7 @@ def test_a_vote_asks_no_more_than_its_answer_needs() -> None:
     same = {name: ["x"] * 10 for name in "ab"}
     agreed = replace(asked, replies=same, ballots=same)
     waits = replace(agreed, stops_early=False)
-    counts = [estimated(one).calls for one in (asked, agreed, waits)]
+    counts = [estimated(study_plan).calls for study_plan in (asked, agreed, waits)]
     # On val and on test each: 10 rows of 2 more samples, or of 1.
     assert counts == [20 + 20 + 40, 20 + 20 + 20, 20 + 20 + 40]
     # What is greedy says what it said.
@@ -201,7 +201,7 @@ def test_before_the_single_agents_are_known_they_are_made_up() -> None:
     assert list(stages) == ["single agents", "search", "random baseline", "test", "all"]
     # The two mixtures are all that there is: the baseline draws them again.
     assert [costs.calls for costs in stages["single agents"]] == [20, 20, 20]
-    # What the plays cannot know is in the range: a tenth of the calls.
+    # What the simulations cannot know is in the range: a tenth of the calls.
     assert [costs.calls for costs in stages["search"]] == pytest.approx([20 / 1.1, 20, 20 * 1.1])
     assert [costs.calls for costs in stages["random baseline"]] == [0, 0, 0]
 
@@ -216,7 +216,9 @@ def test_tuning_of_prompts_is_foretold() -> None:
 
 def test_without_tuning_prompts_cost_nothing() -> None:
     effort = TuningEffort(0, 8, answers_per_row=4, written=3, writer=None)
-    with_prompts, without = (plan(VOTES, n_test=5, effort=one) for one in (effort, None))
+    with_prompts, without = (
+        plan(VOTES, n_test=5, effort=effort_or_none) for effort_or_none in (effort, None)
+    )
     assert estimated(with_prompts) == estimated(without)
 
 

@@ -29,9 +29,12 @@ Make = Callable[..., Any]
 def ballots(*answers: Sequence[str | None]) -> Ballots:
     """Return ballots of a, b, c, of which "r" is right."""
     given = dict(zip("abc", answers, strict=False))
-    said = {name: [None if one is None else (one,) for one in row] for name, row in given.items()}
-    scores = {name: [float(one == "r") for one in row] for name, row in given.items()}
-    return Ballots.of(said, scores)
+    ballots_of = {
+        name: [None if answer is None else (answer,) for answer in row]
+        for name, row in given.items()
+    }
+    scores = {name: [float(answer == "r") for answer in row] for name, row in given.items()}
+    return Ballots.of(ballots_of, scores)
 
 
 def facts(found: Ballots) -> EarlyFacts:
@@ -109,7 +112,7 @@ def searched(
     space = SearchSpace(tuple(pool), max_depth=1, **options)
     search = ModelSearch(holds_number, pool, space=space, n_trials=30)
     search.compile(student(pool), trainset=[], valset=rows("val", 30), testset=rows("test", 9))
-    return search, [Architecture.parse(one.architecture) for one in search.result.trials]
+    return search, [Architecture.parse(trial.architecture) for trial in search.result.trials]
 
 
 def test_votes_on_free_text_are_neither_sought_nor_proposed(rows: Make, student: Make) -> None:
@@ -117,14 +120,14 @@ def test_votes_on_free_text_are_neither_sought_nor_proposed(rows: Make, student:
     early = search.result.early
     assert early is not None
     assert early.are_answers_unlike
-    assert {one.combine for one in tried if one.layers} == {"synthesize"}
+    assert {arch.combine for arch in tried if arch.layers} == {"synthesize"}
     assert search.result.pick.combine == "synthesize"  # also of a single agent
 
 
 def test_where_only_votes_are_allowed_none_is_sought(rows: Make, student: Make) -> None:
     search, tried = searched(writers(alike=False), rows, student, combines=("vote",))
-    assert "votes" not in {one.origin for one in search.result.trials}
-    assert any(one.combine == "vote" for one in tried)  # it is all that the user allows
+    assert "votes" not in {trial.origin for trial in search.result.trials}
+    assert any(arch.combine == "vote" for arch in tried)  # it is all that the user allows
     assert search.result.pick.layers == ()
 
 
@@ -135,7 +138,7 @@ def test_votes_on_answers_that_agree_are_sought_and_picked(rows: Make, student: 
     # On every third row the leader is wrong and the two others agree.
     assert early.contested == pytest.approx(1 / 3)
     assert not early.is_vote_idle
-    assert any(one.combine == "vote" for one in tried)
+    assert any(arch.combine == "vote" for arch in tried)
     assert search.result.pick.combine == "vote"
 
 

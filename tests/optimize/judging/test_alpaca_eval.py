@@ -114,15 +114,15 @@ def test_single_agents_ranking_and_length_controlled_win_rates_are_the_published
     assert len(published) == 20
     found = {name: judging.system(singles.outcomes[name]) for name in published}
     for name, row in published.items():
-        one = found[name]
-        assert one.win_rate is not None
-        assert one.length_controlled is not None
-        assert 100 * one.win_rate == pytest.approx(float(row["win_rate"]), abs=1e-6)
+        system = found[name]
+        assert system.win_rate is not None
+        assert system.length_controlled is not None
+        assert 100 * system.win_rate == pytest.approx(float(row["win_rate"]), abs=1e-6)
         # Of its 803 rows the leaderboard took the difficulty of other instructions: 9.03.
         is_shifted = name == "text_davinci_001"
         wanted = 6.58 if is_shifted else float(row["length_controlled_winrate"])
-        assert 100 * one.length_controlled == pytest.approx(wanted, abs=0.15)
-        assert one.n == int(row["n_total"])
+        assert 100 * system.length_controlled == pytest.approx(wanted, abs=0.15)
+        assert system.n == int(row["n_total"])
     by_rate = sorted(published, key=lambda name: -float(published[name]["win_rate"]))
     assert list(singles.ranking) == by_rate
     # A replay of preferences asks no judge.

@@ -345,8 +345,8 @@ class Numbers:
 
 @pytest.mark.slow
 def test_a_judge_of_ones_own_may_return_numbers() -> None:
-    def better(one: str, other: str) -> float:
-        return float(one.rsplit(" ", 1)[1] > other.rsplit(" ", 1)[1])
+    def better(text: str, other: str) -> float:
+        return float(text.rsplit(" ", 1)[1] > other.rsplit(" ", 1)[1])
 
     result = searched(pool_of(), Numbers(better)).result
     assert result.pick.aggregator == "good"
@@ -356,9 +356,9 @@ def test_a_judge_of_ones_own_may_return_numbers() -> None:
 
 def test_a_judge_of_ones_own_that_fails_names_the_example() -> None:
     with pytest.raises(MetricError, match="The judge must return a Judgement, or a preference in"):
-        searched(pool_of(), Numbers(lambda one, other: 3))
+        searched(pool_of(), Numbers(lambda text, other: 3))
     with pytest.raises(MetricError, match=r"The judge raised ZeroDivisionError on example 'val-"):
-        searched(pool_of(), Numbers(lambda one, other: 1 / 0))
+        searched(pool_of(), Numbers(lambda text, other: 1 / 0))
 
 
 @pytest.mark.slow
@@ -369,8 +369,8 @@ def test_recorded_preferences_replay_a_study_without_a_judge() -> None:
         levels[f"{layer} > synthesize({last})"] = 3.0 if last == "good" else 1.5
     ids = [row.id for row in (*rows("val", N_VAL), *rows("test", N_TEST))]
     table = {
-        (one, other, name): 0.5 + (levels[one] - levels[other]) / 6
-        for one, other in permutations(levels, 2)
+        (first, other, name): 0.5 + (levels[first] - levels[other]) / 6
+        for first, other in permutations(levels, 2)
         for name in ids
     }
     result = searched(pool_of(), RecordedPairs(table)).result

@@ -121,7 +121,7 @@ def test_two_processes_find_the_same_and_pay_nothing_twice(
         subprocess.Popen([*command, str(tmp_path / "shared")], cwd=ROOT, stdout=subprocess.DEVNULL)
         for _ in range(2)
     ]
-    assert [one.wait(120) for one in both] == [0, 0]
+    assert [process.wait(120) for process in both] == [0, 0]
     requests = asked(server)
     assert len(requests) == len(set(requests))
     assert decided(tmp_path / "shared") == alone

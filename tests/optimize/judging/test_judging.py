@@ -89,7 +89,7 @@ def test_a_judge_without_faults_is_not_warned_of() -> None:
 
 def test_excluded_pairs_are_counted_by_their_reason() -> None:
     lost = [Judgement(excluded=why) for why in ("missing", "failed", "unparsable", "unparsable")]
-    found = JudgeDiagnostics.of([JudgedPair(one, 1, 1) for one in lost])
+    found = JudgeDiagnostics.of([JudgedPair(judgement, 1, 1) for judgement in lost])
     assert (found.n, found.judged) == (4, 0)
     assert (found.missing, found.failed, found.unparsable) == (1, 1, 2)
 
@@ -155,11 +155,11 @@ def test_a_table_that_contradicts_itself_is_refused(table: Any, message: str) ->
 
 
 def test_a_judgement_is_turned_with_its_orders() -> None:
-    one = Judgement(preference=0.6, verdicts=(0.2, 1.0))
+    judgement = Judgement(preference=0.6, verdicts=(0.2, 1.0))
     # Shown second the candidate got 0.2, so the other, then first, got 0.8.
-    assert one.turned.preference == pytest.approx(0.4)
-    assert one.turned.verdicts == pytest.approx((0.0, 0.8))
-    assert one.turned.turned.verdicts == pytest.approx(one.verdicts)
+    assert judgement.turned.preference == pytest.approx(0.4)
+    assert judgement.turned.verdicts == pytest.approx((0.0, 0.8))
+    assert judgement.turned.turned.verdicts == pytest.approx(judgement.verdicts)
 
 
 def test_a_preference_that_only_follows_length_is_taken_off() -> None:

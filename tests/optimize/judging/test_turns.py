@@ -143,7 +143,7 @@ def test_both_turns_are_asked_and_graded_and_nothing_is_paid_twice(
     # What the report shows of a conversation are all turns, each with its number.
     answers = json.loads((tmp_path / "out" / "answers.json").read_text("utf-8"))
     assert answers["questions"][0]["text"] == "[1] test 0?\n[2] And test 0, why?"
-    mid = next(one for one in answers["systems"] if one["architecture"] == "mid")
+    mid = next(system for system in answers["systems"] if system["architecture"] == "mid")
     assert mid["texts"][0] == "[1] mid: quality 4\n[2] mid: quality 5"
     # The program's file is the mixture, which goes on with any conversation.
     content = json.loads((tmp_path / "out" / "program.json").read_text("utf-8"))

@@ -47,7 +47,7 @@ def test_equal_arms_are_seldom_stopped_in_the_whole_race(is_graded: bool) -> Non
         arms = arms if is_graded else (arms < 0.5).astype(float)
         whole = [arms[0]]
         for arm in arms[1:]:
-            best = max(whole, key=lambda one: float(one.mean()))
+            best = max(whole, key=lambda arm_scores: float(arm_scores.mean()))
             if any(race.is_lost(arm[:n].tolist(), best[:n].tolist()) for n in (20, 40)):
                 wrong += 1
                 break

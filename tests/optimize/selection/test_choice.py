@@ -22,7 +22,7 @@ def paired(
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Shrink nothing: the plain paired difference."""
     del evidence
-    gaps = np.array([one.scores - incumbent.scores for one in measured])
+    gaps = np.array([candidate.scores - incumbent.scores for candidate in measured])
     return gaps.mean(1).tolist(), (gaps.std(1, ddof=1) / np.sqrt(gaps.shape[1])).tolist()
 
 
@@ -131,7 +131,7 @@ def test_what_was_stopped_or_is_beyond_a_limit_is_not_picked() -> None:
         CandidateScores(Architecture((("a", "b"),), "b"), best, 3, 0, is_admitted=False),
     )
     assert not choose(replace(evidence, measured=measured)).picked.layers
-    nobody = tuple(replace(one, is_admitted=False) for one in evidence.measured)
+    nobody = tuple(replace(candidate, is_admitted=False) for candidate in evidence.measured)
     with pytest.raises(StudyError, match="No architecture stays within the limits"):
         choose(replace(evidence, measured=nobody))
 
@@ -149,8 +149,8 @@ def test_names_and_order_of_the_agents_decide_nothing() -> None:
             evidence.ballots.scores[::-1],
         ),
     )
-    one, other = (choose(e, may_be_unmeasured=True) for e in (evidence, flipped))
-    assert (one.picked, one.options[0].gain) == (other.picked, other.options[0].gain)
+    choice, other = (choose(e, may_be_unmeasured=True) for e in (evidence, flipped))
+    assert (choice.picked, choice.options[0].gain) == (other.picked, other.options[0].gain)
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_the_expected_score_is_honest_where_the_best_on_val_flatters_itself() ->
         assert expected.low < expected.estimate < expected.high
         reported.append(expected.estimate)
         picked.append(choice.scores(fresh).mean())
-        flattering.append(max(one.scores.mean() for one in evidence.measured))
+        flattering.append(max(candidate.scores.mean() for candidate in evidence.measured))
     error = np.std(reported) / np.sqrt(len(reported))
     assert abs(np.mean(reported) - np.mean(picked)) < 2.5 * error
     assert np.mean(flattering) - np.mean(reported) > 0

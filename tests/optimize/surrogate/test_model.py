@@ -14,9 +14,9 @@ SPACE = SearchSpace(NAMES, combines=("synthesize",), max_depth=1, max_width=3)
 ALL = mixtures(SPACE)
 
 
-def strength(one: Architecture) -> float:
+def strength(arch: Architecture) -> float:
     """The truth in most tests: what matters is who is read."""
-    read = one.layers[-1] if one.layers else one.agents
+    read = arch.layers[-1] if arch.layers else arch.agents
     return float(np.mean([STRENGTH[name] for name in read]))
 
 
@@ -24,16 +24,16 @@ def drawn(n: int, seed: int = 0) -> list[Architecture]:
     return [ALL[place] for place in np.random.default_rng(seed).permutation(len(ALL))[:n]]
 
 
-def renamed(one: Architecture, names: dict[str, str]) -> Architecture:
-    layers = tuple(tuple(names[name] for name in layer) for layer in one.layers)
-    return Architecture(layers, names[str(one.aggregator)], one.combine)
+def renamed(arch: Architecture, names: dict[str, str]) -> Architecture:
+    layers = tuple(tuple(names[name] for name in layer) for layer in arch.layers)
+    return Architecture(layers, names[str(arch.aggregator)], arch.combine)
 
 
 def test_a_linear_truth_is_recovered_of_what_was_never_measured() -> None:
     known, new = drawn(60)[:40], drawn(60)[40:]
-    scores = seen([strength(one) for one in known], n_rows=100, seed=1)
+    scores = seen([strength(arch) for arch in known], n_rows=100, seed=1)
     predicted = SurrogateModel(kernels(), known, scores).predict(new).mean
-    truths = np.array([strength(one) for one in new])
+    truths = np.array([strength(arch) for arch in new])
     # One mean has an error of 0.03; forty say together what is left to within a third.
     assert np.sqrt(np.mean((predicted - truths) ** 2)) < 0.015
     assert truths.std() > 0.06
@@ -55,9 +55,9 @@ def test_performance_explains_what_depends_on_performance() -> None:
 
 
 def test_diversity_explains_what_depends_on_diversity() -> None:
-    known = [one for one in drawn(60) if one.layers]
+    known = [arch for arch in drawn(60) if arch.layers]
     space_pair = kernels().traits
-    truths = [float(space_pair.blocks([one])["diversity"][0, 0]) for one in known]
+    truths = [float(space_pair.blocks([arch])["diversity"][0, 0]) for arch in known]
     model = SurrogateModel(kernels(), known, seen(truths, n_rows=200, seed=1))
     shares = model.explained()
     assert shares["diversity"] > 0.6 > shares["performance"]
@@ -85,7 +85,7 @@ def test_equal_scores_are_explained_by_nothing() -> None:
 @given(order=st.permutations(range(12)), names=st.permutations(NAMES))
 def test_neither_names_nor_order_matter(order: list[int], names: list[str]) -> None:
     known, new = drawn(12), drawn(20)[12:]
-    scores = seen([strength(one) for one in known], n_rows=30, seed=2)
+    scores = seen([strength(arch) for arch in known], n_rows=30, seed=2)
     plain = SurrogateModel(kernels(), known, scores)
     to = dict(zip(NAMES, names, strict=True))
     back = {there: here for here, there in to.items()}
@@ -96,7 +96,7 @@ def test_neither_names_nor_order_matter(order: list[int], names: list[str]) -> N
         Kernels.of(traits), [renamed(known[k], to) for k in order], scores[list(order)]
     )
     assert other.weights == plain.weights
-    left, right = plain.predict(new), other.predict([renamed(one, to) for one in new])
+    left, right = plain.predict(new), other.predict([renamed(arch, to) for arch in new])
     assert np.allclose(left.mean, right.mean, atol=1e-6)
     assert np.allclose(left.sd, right.sd, atol=1e-6)
 
@@ -112,10 +112,10 @@ def test_gains_are_finite_however_few_rows_there_are(n_rows: int) -> None:
 
 
 def test_one_agent_alone_is_a_world() -> None:
-    one = Architecture.single("a")
-    model = SurrogateModel(kernels("a"), [one], np.array([[0.0, 1.0, 1.0, 1.0]]))
-    assert model.gains(one)[0].tolist() == [0.0]
-    assert model.predict([one]).mean[0] == pytest.approx(0.75, abs=0.02)
+    single = Architecture.single("a")
+    model = SurrogateModel(kernels("a"), [single], np.array([[0.0, 1.0, 1.0, 1.0]]))
+    assert model.gains(single)[0].tolist() == [0.0]
+    assert model.predict([single]).mean[0] == pytest.approx(0.75, abs=0.02)
 
 
 def test_deeper_than_the_traits_speak_of_is_no_error() -> None:
@@ -191,20 +191,20 @@ def test_gains_hold_the_truth_as_often_as_they_say() -> None:
 def test_a_score_is_left_out_as_if_it_had_not_been_measured() -> None:
     known = drawn(12)
     # One number each: the error of a score does not depend on the others then.
-    scores = np.array([[strength(one)] for one in known]) + seen([0.0] * 12, n_rows=1, seed=2)
+    scores = np.array([[strength(arch)] for arch in known]) + seen([0.0] * 12, n_rows=1, seed=2)
     model = SurrogateModel(kernels(), known, scores)
-    for place, one in enumerate(known):
-        others = [other for other in known if other is not one]
+    for place, left_out in enumerate(known):
+        others = [other for other in known if other is not left_out]
         without = SurrogateModel(
             kernels(), others, np.delete(scores, place, axis=0), weights=model.weights
         )
-        missed = scores[place, 0] - without.predict([one]).mean[0]
+        missed = scores[place, 0] - without.predict([left_out]).mean[0]
         assert model.left_out()[place] == pytest.approx(missed, abs=1e-6)
 
 
 def test_a_model_beats_the_mean_where_there_is_something_to_be_learned() -> None:
     known = drawn(40)
-    learned = seen([strength(one) for one in known], n_rows=200, seed=1)
+    learned = seen([strength(arch) for arch in known], n_rows=200, seed=1)
     assert SurrogateModel(kernels(), known, learned).beats_mean(range(40))
     own = np.random.default_rng(3).normal(0.5, 0.1, 40).tolist()
     nothing = [

@@ -13,17 +13,17 @@ from moa_dspy.optimize.surrogate.acquisition import neighbours
 from tests.optimize.spaces import spaces
 
 
-def differences(one: Architecture, other: Architecture) -> int:
+def differences(arch: Architecture, other: Architecture) -> int:
     """Count changed choices: of a layer, of the number of layers, of the last step, of reading."""
-    one, other = one.canonical, other.canonical
-    if one.depth != other.depth:
-        return abs(one.depth - other.depth)
-    changed = sum(a != b for a, b in zip(one.layers, other.layers, strict=True))
-    last = (one.combine, one.aggregator if one.combine != "vote" else None)
+    arch, other = arch.canonical, other.canonical
+    if arch.depth != other.depth:
+        return abs(arch.depth - other.depth)
+    changed = sum(a != b for a, b in zip(arch.layers, other.layers, strict=True))
+    last = (arch.combine, arch.aggregator if arch.combine != "vote" else None)
     other_last = (other.combine, other.aggregator if other.combine != "vote" else None)
     # An order goes with the layer that it names, a prompt with who synthesizes.
     is_reading = changed == 0 and last == other_last
-    reads = is_reading and (one.order, one.prompt) != (other.order, other.prompt)
+    reads = is_reading and (arch.order, arch.prompt) != (other.order, other.prompt)
     return changed + (last != other_last) + reads
 
 
@@ -31,25 +31,25 @@ def differences(one: Architecture, other: Architecture) -> int:
 @settings(max_examples=60, deadline=None)
 @given(space=spaces(), seed=st.integers(0, 99))
 def test_neighbours_are_in_the_space_and_one_change_away(space: SearchSpace, seed: int) -> None:
-    one = space.draw(random.Random(seed))
-    assume(one.layers)
-    for other in neighbours(one, space):
+    arch = space.draw(random.Random(seed))
+    assume(arch.layers)
+    for other in neighbours(arch, space):
         assert space.holds(other)
-        assert differences(one, other) <= 1, (str(one), str(other))
+        assert differences(arch, other) <= 1, (str(arch), str(other))
 
 
 def test_at_most_one_seat_of_a_layer_changes() -> None:
     space = SearchSpace(("a", "b", "c", "d"), max_depth=1)
-    one = Architecture.parse("a + b > synthesize(a)")
-    for other in neighbours(one, space):
-        if other.depth == 1 and other.layers != one.layers:
-            left, right = Counter(one.layers[0]), Counter(other.layers[0])
+    arch = Architecture.parse("a + b > synthesize(a)")
+    for other in neighbours(arch, space):
+        if other.depth == 1 and other.layers != arch.layers:
+            left, right = Counter(arch.layers[0]), Counter(other.layers[0])
             assert max((left - right).total(), (right - left).total()) <= 1
 
 
 def test_every_kind_of_change_is_among_them() -> None:
     space = SearchSpace(("a", "b", "c"), max_depth=2, orders=("name", "best_last"))
-    found = {str(one) for one in neighbours(Architecture.parse("a + b > synthesize(a)"), space)}
+    found = {str(arch) for arch in neighbours(Architecture.parse("a + b > synthesize(a)"), space)}
     wanted = {
         "a + c > synthesize(a)",
         "a + b + c > synthesize(a)",

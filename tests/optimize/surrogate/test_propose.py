@@ -18,20 +18,20 @@ N_ROWS = 50
 Score = Callable[[Architecture], float]
 
 
-def truth(one: Architecture) -> float:
+def truth(arch: Architecture) -> float:
     """The stronger and the more unlike those that are read, and the stronger the writer."""
-    if not one.layers:
-        return STRENGTH[str(one.aggregator)]
-    layer = one.layers[-1]
-    writer = STRENGTH[str(one.aggregator)] if one.aggregator in STRENGTH else 0.4
+    if not arch.layers:
+        return STRENGTH[str(arch.aggregator)]
+    layer = arch.layers[-1]
+    writer = STRENGTH[str(arch.aggregator)] if arch.aggregator in STRENGTH else 0.4
     spread = unlike(min(layer), max(layer))
     strong = float(np.mean([STRENGTH[name] for name in layer]))
     return 0.4 * strong + 0.3 * spread + 0.4 * writer
 
 
-def rows(one: Architecture) -> list[float]:
-    rng = random.Random(str(one))
-    return [truth(one) + rng.gauss(0, 0.2) for _ in range(N_ROWS)]
+def rows(arch: Architecture) -> list[float]:
+    rng = random.Random(str(arch))
+    return [truth(arch) + rng.gauss(0, 0.2) for _ in range(N_ROWS)]
 
 
 def free(_: Architecture) -> float:
@@ -39,7 +39,7 @@ def free(_: Architecture) -> float:
 
 
 def proposer(seed: int = 0, space: SearchSpace = SPACE, price: Score = free) -> Acquisition:
-    return Acquisition(space, kernels(), lambda one: one, seed, lambda _: price)
+    return Acquisition(space, kernels(), lambda arch: arch, seed, lambda _: price)
 
 
 def searched(seed: int, n: int, price: Score = free) -> list[Architecture]:
@@ -47,7 +47,7 @@ def searched(seed: int, n: int, price: Score = free) -> list[Architecture]:
     known = [Architecture.single(name) for name in NAMES]
     searching = proposer(seed, price=price)
     while len(known) < n:
-        proposed = searching.propose(known, np.array([rows(one) for one in known]))
+        proposed = searching.propose(known, np.array([rows(arch) for arch in known]))
         assert proposed is not None
         known.append(proposed)
     return known
@@ -55,9 +55,9 @@ def searched(seed: int, n: int, price: Score = free) -> list[Architecture]:
 
 def calls_until(path: list[Architecture], goal: float) -> int:
     made = set[object]()
-    for one in path:
-        made |= nodes_of(one)
-        if truth(one) >= goal:
+    for arch in path:
+        made |= nodes_of(arch)
+        if truth(arch) >= goal:
             break
     return len(made)
 
@@ -65,15 +65,15 @@ def calls_until(path: list[Architecture], goal: float) -> int:
 @pytest.mark.slow
 def test_a_good_one_is_found_with_fewer_calls_than_by_chance() -> None:
     layers = list(SPACE.layers())
-    truths = [truth(Architecture((layer,), who)) for layer in layers for who in NAMES]
+    truths = [truth(Architecture((layer,), writer)) for layer in layers for writer in NAMES]
     goal = sorted(truths)[-2]
-    ours, chance = [], []
+    calls, chance = [], []
     for seed in range(5):
-        ours.append(calls_until(searched(seed, 20), goal))
+        calls.append(calls_until(searched(seed, 20), goal))
         rng = random.Random(seed)
         drawn = [SPACE.draw(rng) for _ in range(400)]
         chance.append(calls_until([*map(Architecture.single, NAMES), *drawn], goal))
-    assert median(ours) < 0.7 * median(chance)
+    assert median(calls) < 0.7 * median(chance)
 
 
 def test_nothing_is_proposed_twice_and_all_is_in_the_space() -> None:
@@ -98,7 +98,7 @@ def _some_drawn(seed: int, space: SearchSpace) -> list[Architecture]:
     known = [Architecture.single(name) for name in NAMES]
     searching = proposer(seed, space)
     for _ in range(6):
-        proposed = searching.propose(known, np.array([rows(one) for one in known]))
+        proposed = searching.propose(known, np.array([rows(arch) for arch in known]))
         assert proposed is not None
         known.append(proposed)
     return known
@@ -107,7 +107,7 @@ def _some_drawn(seed: int, space: SearchSpace) -> list[Architecture]:
 def test_none_is_returned_when_nothing_is_left() -> None:
     space = SearchSpace(("a", "b"), combines=("vote",), max_depth=1)
     known = [*map(Architecture.single, "ab"), Architecture.parse("a + b > vote")]
-    searching = Acquisition(space, Kernels.of(Traits(STRENGTH, unlike)), lambda one: one, 0)
+    searching = Acquisition(space, Kernels.of(Traits(STRENGTH, unlike)), lambda arch: arch, 0)
     assert searching.propose(known[:2], np.ones((2, 5))) == known[2]
     assert searching.propose(known, np.ones((3, 5))) is None
 
@@ -120,7 +120,7 @@ def test_the_first_is_drawn_where_nothing_is_measured() -> None:
 
 def test_what_was_stopped_early_is_learned_from() -> None:
     known = [Architecture.single(name) for name in NAMES]
-    scores = np.array([rows(one) for one in known])
+    scores = np.array([rows(arch) for arch in known])
     scores[2, 10:] = np.nan
     assert proposer().propose(known, scores) is not None
 
@@ -130,7 +130,7 @@ def test_of_equals_that_with_fewer_new_calls_is_proposed() -> None:
     space = SearchSpace(NAMES, max_depth=2)
     known = [Architecture.single(name) for name in NAMES]
     traits = Traits(dict.fromkeys(NAMES, 0.5), lambda *_: 0.5)
-    searching = Acquisition(space, Kernels.of(traits), lambda one: one, 0)
+    searching = Acquisition(space, Kernels.of(traits), lambda arch: arch, 0)
     found = searching.propose(known, np.full((5, 20), 0.5))
     assert found is not None
     assert (found.combine, found.depth) == ("vote", 1)
@@ -138,9 +138,9 @@ def test_of_equals_that_with_fewer_new_calls_is_proposed() -> None:
 
 @pytest.mark.slow
 def test_a_price_keeps_the_search_to_what_is_cheap() -> None:
-    cheap = searched(0, 20, price=lambda one: 0.1 * one.calls)
+    cheap = searched(0, 20, price=lambda arch: 0.1 * arch.calls)
     dear = searched(0, 20)
-    assert sum(one.calls for one in cheap) < sum(one.calls for one in dear)
+    assert sum(arch.calls for arch in cheap) < sum(arch.calls for arch in dear)
 
 
 def test_where_the_model_predicts_nothing_every_other_draw_takes_the_fewest_new_calls() -> None:

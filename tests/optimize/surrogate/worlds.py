@@ -29,7 +29,7 @@ def kernels(names: Sequence[str] = NAMES, pair: Callable[[str, str], float] = un
 def mixtures(space: SearchSpace) -> list[Architecture]:
     """Every architecture of one layer, and every single agent."""
     layers = list(space.layers())
-    written = [Architecture((layer,), who) for layer, who in product(layers, space.agents)]
+    written = [Architecture((layer,), writer) for layer, writer in product(layers, space.agents)]
     return [*map(Architecture.single, space.agents), *written]
 
 

@@ -83,11 +83,11 @@ def test_names_order_and_codes_do_not_matter(order: list[int], seed: int) -> Non
     new = ("z", "b", "y", "d", "x", "f")
     other = reordered(ballots, order, tuple(new[i] for i in order))
     other = Ballots(other.agents, np.where(other.codes < 0, -1, 90 - other.codes), other.scores)
-    one = smooth(ballots, widths=(1, 4), seed=3, pseudo=90)
+    smoothed = smooth(ballots, widths=(1, 4), seed=3, pseudo=90)
     two = smooth(other, widths=(1, 4), seed=3, pseudo=90)
     called = dict(zip(ballots.agents, new, strict=True))
-    assert two.layers == tuple(tuple(called[a] for a in layer) for layer in one.layers)
-    assert (one.per_row == two.per_row).all()
+    assert two.layers == tuple(tuple(called[a] for a in layer) for layer in smoothed.layers)
+    assert (smoothed.per_row == two.per_row).all()
 
 
 def test_expected_scores_are_means_over_rows() -> None:

@@ -124,8 +124,8 @@ def test_larger_groups_and_leads_lose_less_and_ask_more() -> None:
     assert np.array_equal(again.gains, found.gains)
 
 
-def record(one: Architecture, calls: float, usd: float | None = None) -> TrialRecord:
-    return TrialRecord(0, str(one), "votes", 0.5, 0.5, 0.0, calls, usd, 1.0, 60, False)
+def record(arch: Architecture, calls: float, usd: float | None = None) -> TrialRecord:
+    return TrialRecord(0, str(arch), "votes", 0.5, 0.5, 0.0, calls, usd, 1.0, 60, False)
 
 
 @pytest.mark.parametrize(("cost", "has_found"), [("calls", True), ("usd", False)])
@@ -142,7 +142,10 @@ def test_the_cheapest_that_is_no_worse_than_the_pick(cost: str, has_found: bool)
         CandidateScores(stops, right, calls=2.4, usd=0.0),
         CandidateScores(hasty, ones[0], calls=1.0, usd=0.0),
     )
-    measured = {one.architecture: record(one.architecture, one.calls) for one in evidence.measured}
+    measured = {
+        candidate.architecture: record(candidate.architecture, candidate.calls)
+        for candidate in evidence.measured
+    }
     choice = Choice(vote, vote, (), ranking)
     found = cheapest_as_good(evidence, choice, measured, cost=cost, min_gain=0.03, pseudo=3000)
     # Neither a single agent, which is wrong on a fifth, nor who asks one; an unknown cost is none.

@@ -47,8 +47,10 @@ def singles(limits: Limits, **options: object) -> SingleAgents:
 
     def of(seconds: float, *answers: str) -> list[Outcome]:
         return [
-            Outcome(float(one == "r"), (one,), calls=1, usd=1.0, seconds=seconds, ballot=(one,))
-            for one in answers
+            Outcome(
+                float(answer == "r"), (answer,), calls=1, usd=1.0, seconds=seconds, ballot=(answer,)
+            )
+            for answer in answers
         ]
 
     outcomes = {"a": of(1.0, "r", "r"), "b": of(2.0, "r", "x"), "c": of(4.0, "x", "x")}

@@ -88,10 +88,10 @@ def test_order_and_names_of_members_do_not_matter(seed: int, graded: bool) -> No
         ballots = replace(ballots, scores=np.where(ballots.codes >= 0, scores, 0.0))
     order = np.random.default_rng(seed).permutation(5)
     shuffled = Ballots(tuple("edcba"), ballots.codes[order], ballots.scores[order])
-    one, ridge = learned_weights(ballots)
+    weights, ridge = learned_weights(ballots)
     other, same = learned_weights(shuffled)
     assert ridge == same
-    assert one[order] == pytest.approx(other, abs=1e-6)
+    assert weights[order] == pytest.approx(other, abs=1e-6)
 
 
 @given(seed=st.integers(0, 10_000), weight=st.sampled_from([0.1, 1.0, 2.5]))

@@ -12,17 +12,17 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
-from moa_dspy.optimize.played_answers import (
-    READING_HABITS,
-    PlayedAnswer,
-    PlayedAnswers,
-    PlayedInputs,
-    PlayedMeanings,
-    RowScores,
-)
 from moa_dspy.optimize.selection import CAUTION, SINGLE_CAUTION
+from moa_dspy.optimize.simulated_answers import (
+    READING_HABITS,
+    RowScores,
+    SimulatedAnswer,
+    SimulatedAnswers,
+    SimulatedInputs,
+    SimulatedMeanings,
+)
 from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
-from moa_dspy.optimize.space.rules import told_apart
+from moa_dspy.optimize.space.rules import combine_features
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import (
     Acquisition,
@@ -38,7 +38,7 @@ from moa_dspy.waves import Waves
 from moa_dspy.winrate.tests import FEWEST_SDS, Race, look_points
 
 
-class PlayedRace:
+class SimulatedRace:
     """Simulated races (early stopping of trials), on simulated scores of mixtures, row by row.
 
     Scores of votes of single agents are computed, not simulated.
@@ -52,7 +52,7 @@ class PlayedRace:
 
     def __init__(
         self,
-        answers: PlayedAnswers,
+        answers: SimulatedAnswers,
         *,
         n_trials: int,
         must_cost_less: bool = False,
@@ -67,7 +67,7 @@ class PlayedRace:
         self._scores: dict[Architecture, RowScores] = {}
         self._rows: dict[Architecture, int] = {}
         rng = np.random.default_rng([seed % 2**32 for seed in seeds])
-        self._meanings = PlayedMeanings(answers, rng)
+        self._meanings = SimulatedMeanings(answers, rng)
         self._alone = [Architecture.single(name) for name in self._singles]
         for one, name in zip(self._alone, self._singles, strict=True):
             self._put(one, self._singles[name])
@@ -76,31 +76,31 @@ class PlayedRace:
         self._whole[key] = self._scores[key] = scores
         self._rows[key] = self._n_rows
 
-    def rows_of(self, one: Architecture) -> int:
+    def rows_of(self, arch: Architecture) -> int:
         """Return the number of rows on which an architecture is measured."""
-        if one not in self._rows:
-            rival, found = self._rival(), self._meanings.scores(one)
-            self._put(one, found)
+        if arch not in self._rows:
+            rival, scores = self._rival(), self._meanings.scores(arch)
+            self._put(arch, scores)
             for look in self._looks:
-                if self._race.is_lost(found[:look], rival[:look]):
-                    del self._whole[one]
-                    self._rows[one] = look
+                if self._race.is_lost(scores[:look], rival[:look]):
+                    del self._whole[arch]
+                    self._rows[arch] = look
                     break
-        return self._rows[one]
+        return self._rows[arch]
 
-    def scores_of(self, one: Architecture) -> RowScores:
+    def scores_of(self, arch: Architecture) -> RowScores:
         """Return the scores of an architecture row by row; NaN where it is not measured."""
-        n_rows = self.rows_of(one)
-        return np.where(np.arange(self._n_rows) < n_rows, self._scores[one], np.nan)
+        n_rows = self.rows_of(arch)
+        return np.where(np.arange(self._n_rows) < n_rows, self._scores[arch], np.nan)
 
     def _rival(self) -> RowScores:
         among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
-        return max(among.values(), key=lambda found: float(found.mean()))
+        return max(among.values(), key=lambda scores: float(scores.mean()))
 
     def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
         """Return the architectures measured on all rows, best first; ties go to fewer calls."""
-        whole = [one for one in among if one in self._whole]
-        return sorted(whole, key=lambda one: (-round(self._whole[one].mean(), 12), one.calls))
+        whole = [arch for arch in among if arch in self._whole]
+        return sorted(whole, key=lambda arch: (-round(self._whole[arch].mean(), 12), arch.calls))
 
     def best(self, among: Iterable[Architecture] | None = None) -> Architecture | None:
         """Return the best architecture measured on all rows, of ``among`` or, if None, of all."""
@@ -164,9 +164,9 @@ _N_CANDIDATES: Final = 12
 _Canonical = Callable[[Architecture], Architecture]
 
 
-def played_acquisition(
+def simulated_acquisition(
     space: SearchSpace,
-    answers: PlayedAnswers,
+    answers: SimulatedAnswers,
     agents: Mapping[str, AgentCosts],
     costs: Sequence[str],
     canonical: _Canonical,
@@ -176,51 +176,51 @@ def played_acquisition(
 
     ``costs`` names the costs that are objectives.
     """
-    means = {name: float(found.mean()) for name, found in answers.scores.items()}
+    means = {name: float(row.mean()) for name, row in answers.scores.items()}
     forecast = Forecast(
         usd={name: agent.alone.usd for name, agent in agents.items()},
         seconds={name: agent.alone.seconds for name, agent in agents.items()},
     )
-    traits = Traits(means, answers.diversity, space.prompts, told_apart(space))
+    traits = Traits(means, answers.diversity, space.prompts, combine_features(space))
     prices = Prices(forecast, costs, seed)
     return Acquisition(space, Kernels.of(traits), canonical, seed, prices.at, n_drawn=_N_DRAWN)
 
 
-def played_trials(
+def simulated_trials(
     space: SearchSpace,
-    given: Iterable[Architecture],
+    first: Iterable[Architecture],
     n: int,
     *,
-    race: PlayedRace,
+    race: SimulatedRace,
     canonical: _Canonical,
     acquisition: Acquisition | None,
     rng: random.Random,
 ) -> list[Architecture]:
     """Return at most ``n`` mixtures that a search tries, in order.
 
-    After the ``given`` mixtures, the acquisition proposes; if it is None, they are drawn.
+    After the ``first`` mixtures, the acquisition proposes; if it is None, they are drawn.
     """
-    known = dict.fromkeys(single_agents(space))
-    n_known = len(known)
-    known |= dict.fromkeys(given)
-    made = {node for one in known for node in nodes_of(one)}
-    while len(known) - n_known < n:
-        if acquisition is not None and len(known) - n_known < _MOST_PROPOSED:
-            scores = np.array([race.scores_of(one) for one in known])
-            found = acquisition.propose(list(known), scores)
+    architectures = dict.fromkeys(single_agents(space))
+    n_known = len(architectures)
+    architectures |= dict.fromkeys(first)
+    nodes = {node for arch in architectures for node in nodes_of(arch)}
+    while len(architectures) - n_known < n:
+        if acquisition is not None and len(architectures) - n_known < _MOST_PROPOSED:
+            scores = np.array([race.scores_of(arch) for arch in architectures])
+            proposal = acquisition.propose(list(architectures), scores)
         else:
-            found = _drawn(space, known, made, canonical, rng)
-        if found is None:
+            proposal = _drawn(space, architectures, nodes, canonical, rng)
+        if proposal is None:
             break
-        known[found] = None
-        made |= nodes_of(found)
-    return list(known)[n_known:][:n]
+        architectures[proposal] = None
+        nodes |= nodes_of(proposal)
+    return list(architectures)[n_known:][:n]
 
 
 def _drawn(
     space: SearchSpace,
-    known: Mapping[Architecture, None],
-    made: Set[Hashable],
+    architectures: Mapping[Architecture, None],
+    nodes: Set[Hashable],
     canonical: _Canonical,
     rng: random.Random,
 ) -> Architecture | None:
@@ -228,24 +228,24 @@ def _drawn(
 
     Candidates are neighbours of a known mixture and draws from the space; gains are random.
     """
-    mixtures = [one for one in known if one.layers]
+    mixtures = [arch for arch in architectures if arch.layers]
     near = list(neighbours(rng.choice(mixtures), space)) if mixtures else []
     draws = [space.draw(rng) for _ in range(_N_CANDIDATES)]
     some = [*rng.sample(near, min(len(near), _N_CANDIDATES)), *draws]
-    new = [one for one in map(canonical, some) if one not in known]
+    new = [arch for arch in map(canonical, some) if arch not in architectures]
 
-    def promise(one: Architecture) -> float:
-        return rng.expovariate(1) / (1 + len(nodes_of(one) - made))
+    def promise(arch: Architecture) -> float:
+        return rng.expovariate(1) / (1 + len(nodes_of(arch) - nodes))
 
     if new:
         return max(new, key=promise)
     others = (canonical(space.draw(rng)) for _ in range(MOST_REPEATS))
-    return next((one for one in others if one not in known), None)
+    return next((arch for arch in others if arch not in architectures), None)
 
 
 @dataclass(slots=True)
-class PlayedRequests:
-    """The requests of a stage, on the rows of a play."""
+class StageCalls:
+    """The requests of a stage, on the rows of a simulation."""
 
     cost: Cost = field(default_factory=Cost)
     busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -276,7 +276,7 @@ def tokens_read(
 
 
 @dataclass(slots=True)
-class PlayedStudy:
+class SimulatedStudy:
     """The state of a simulated study: all that its requests depend on, and the answers so far.
 
     Attributes:
@@ -289,17 +289,17 @@ class PlayedStudy:
         asked: Answers by request.
     """
 
-    by_mixture: Sequence[PlayedAnswers]
-    inputs: PlayedInputs
+    by_mixture: Sequence[SimulatedAnswers]
+    inputs: SimulatedInputs
     rng: random.Random
     ranking: Sequence[str]
     stops_early: bool = True
     beyond_val: Mapping[str, float] = field(default_factory=dict[str, float])
-    asked: dict[Hashable, PlayedAnswer] = field(default_factory=dict[Hashable, PlayedAnswer])
+    asked: dict[Hashable, SimulatedAnswer] = field(default_factory=dict[Hashable, SimulatedAnswer])
 
 
 @dataclass(slots=True)
-class PlayedQuestions:
+class SimulatedQuestions:
     """The questions of one answer of a mixture on one row.
 
     Attributes:
@@ -311,7 +311,7 @@ class PlayedQuestions:
         part: Factor of the costs.
     """
 
-    study: PlayedStudy
+    study: SimulatedStudy
     row: Any
     agents: Mapping[str, AgentCosts]
     place: int = 0
@@ -319,9 +319,9 @@ class PlayedQuestions:
     part: float = 1.0
     steps: list[list[tuple[str, Cost]]] = field(default_factory=list[list[tuple[str, Cost]]])
 
-    def answer(self, one: Architecture) -> PlayedAnswer:
+    def answer(self, one: Architecture) -> SimulatedAnswer:
         """Ask the layers and the last step."""
-        read: list[PlayedAnswer] = []
+        read: list[SimulatedAnswer] = []
         tokens, n_layers = 0.0, len(one.layers)
         for at, layer in enumerate(one.layers):
             is_vote = one.combine == "vote" and at == n_layers - 1
@@ -349,12 +349,12 @@ class PlayedQuestions:
     def layer(
         self,
         seats: Sequence[tuple[str, int]],
-        read: Sequence[PlayedAnswer],
+        read: Sequence[SimulatedAnswer],
         tokens: float,
         *,
         role: Hashable = "propose",
         reply: float | None = None,
-    ) -> list[PlayedAnswer]:
+    ) -> list[SimulatedAnswer]:
         """Ask seats at once; return the answer of each, with its text and its ballot."""
         step: list[tuple[str, Cost]] = []
         said = [self._ask(seat, read, tokens, role, reply, step) for seat in seats]
@@ -362,13 +362,13 @@ class PlayedQuestions:
         return said
 
     def members(
-        self, seats: Sequence[tuple[str, int]], read: Sequence[PlayedAnswer], tokens: float
-    ) -> list[PlayedAnswer]:
+        self, seats: Sequence[tuple[str, int]], read: Sequence[SimulatedAnswer], tokens: float
+    ) -> list[SimulatedAnswer]:
         """Ask the members of a vote until its answer is certain."""
         ranking = self.study.ranking
         order = sorted(range(len(seats)), key=lambda place: ranking.index(seats[place][0]))
         waves, said = Waves((1,) * len(seats), tuple(order)), dict[int, Hashable]()
-        asked: list[PlayedAnswer] = []
+        asked: list[SimulatedAnswer] = []
         while due := waves.due(said):
             found = self.layer([seats[place] for place in due], read, tokens)
             said |= {place: one.ballot for place, one in zip(due, found, strict=True)}
@@ -378,12 +378,12 @@ class PlayedQuestions:
     def _ask(
         self,
         seat: tuple[str, int],
-        read: Sequence[PlayedAnswer],
+        read: Sequence[SimulatedAnswer],
         tokens: float,
         role: Hashable,
         reply: float | None,
         step: list[tuple[str, Cost]],
-    ) -> PlayedAnswer:
+    ) -> SimulatedAnswer:
         (name, sample), study = seat, self.study
         agent, texts = self.agents[name], tuple(one.text for one in read)
         sample = 0 if agent.is_greedy else sample
@@ -391,10 +391,10 @@ class PlayedQuestions:
         if (known := study.asked.get(key)) is None:
             more = tokens + study.beyond_val.get(self.row[0], 0.0)
             step.append((name, agent.reading(more, reply=reply) * self.part))
-            known = study.asked[key] = self._said(name, sample, read)
+            known = study.asked[key] = self._replies(name, sample, read)
         return known
 
-    def _said(self, name: str, sample: int, read: Sequence[PlayedAnswer]) -> PlayedAnswer:
+    def _replies(self, name: str, sample: int, read: Sequence[SimulatedAnswer]) -> SimulatedAnswer:
         """Return what an agent answers: what it did, if it was asked the same alone."""
         study, row = self.study, self.row[1]
         answers = study.by_mixture[self.place]

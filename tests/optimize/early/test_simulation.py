@@ -1,4 +1,4 @@
-"""What is played of a study follows from the single agents' answers."""
+"""What is simulated of a study follows from the single agents' answers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.forecast import StudyPlan, estimated
-from moa_dspy.optimize.played import PlayedRace
-from moa_dspy.optimize.played_answers import (
+from moa_dspy.optimize.simulated_answers import (
     MixtureAnswers,
-    PlayedAnswers,
-    PlayedInputs,
-    PlayedMeanings,
     ReadingHabit,
+    SimulatedAnswers,
+    SimulatedInputs,
+    SimulatedMeanings,
 )
+from moa_dspy.optimize.simulation import SimulatedRace
 from moa_dspy.optimize.space import SearchSpace
 from moa_dspy.references import count_tokens, tokens_beyond_val
 
@@ -27,11 +27,11 @@ RIGHT = [1.0, 1.0, 1.0, 1.0]
 VOTE = Architecture.parse("a + b + c > vote(a)")
 
 
-def played(scores: Any, replies: Any) -> PlayedAnswers:
-    return PlayedAnswers(scores, replies, replies)
+def simulated(scores: Any, replies: Any) -> SimulatedAnswers:
+    return SimulatedAnswers(scores, replies, replies)
 
 
-def texts(answers: PlayedAnswers, name: str, row: int, *read: str) -> set[Any]:
+def texts(answers: SimulatedAnswers, name: str, row: int, *read: str) -> set[Any]:
     """Return what an agent says on a row, having read others, for a hundred draws."""
     said = [answers.alone(other, row) for other in read]
     return {answers.anew(name, row, said, random.Random(n)).text for n in range(100)}
@@ -40,19 +40,21 @@ def texts(answers: PlayedAnswers, name: str, row: int, *read: str) -> set[Any]:
 def test_an_agent_of_few_answers_says_what_it_reads_in_its_own_words() -> None:
     # Both pick letters, each in its own way: what a means is always one of two texts.
     replies = {"a": ["A", "B", "A", "B"], "b": ["It is A", "It is B", "It is A", "It is B"]}
-    answers = played({"a": RIGHT, "b": RIGHT}, replies)
+    answers = simulated({"a": RIGHT, "b": RIGHT}, replies)
     assert texts(answers, "a", 0, "a", "b") == {"A"}
     assert texts(answers, "b", 1, "a") == {"It is B"}
 
 
 def test_free_text_is_worded_anew_each_time() -> None:
     replies = {name: [f"{name} {row}" for row in range(4)] for name in "ab"}
-    assert len(texts(played({"a": RIGHT, "b": RIGHT}, replies), "a", 0, "b")) == 100
+    assert len(texts(simulated({"a": RIGHT, "b": RIGHT}, replies), "a", 0, "b")) == 100
 
 
 def test_agents_that_word_right_answers_alike_take_each_others_words() -> None:
     # Numbers: b errs on the last row, where it may say what a says.
-    answers = played({"a": [1, 1, 1], "b": [1, 1, 0]}, {"a": ["1", "2", "3"], "b": ["1", "2", "4"]})
+    answers = simulated(
+        {"a": [1, 1, 1], "b": [1, 1, 0]}, {"a": ["1", "2", "3"], "b": ["1", "2", "4"]}
+    )
     assert texts(answers, "b", 2, "a") == {"3", "4"}
     assert texts(answers, "b", 0, "a") == {"1"}
 
@@ -74,11 +76,11 @@ def test_readers_take_what_they_read_in_several_ways(
     words = {"a": "x", "b": "x", "c": "right", "d": "y"}
     replies: Any = {name: [word] * n_rows for name, word in words.items()}
     scores = {name: np.full(n_rows, float(name == "c")) for name in words}
-    answers = PlayedAnswers(scores, replies, replies).with_habit(habit)
+    answers = SimulatedAnswers(scores, replies, replies).with_habit(habit)
     read = [answers.alone(name, 0) for name in "abc"]
     assert {answers.anew("d", 0, read, random.Random(n)).meaning for n in range(100)} == said
     # Scores of mixtures in which b and c are read by d: of the three answers one is right.
-    found = PlayedMeanings(answers, np.random.default_rng(0))
+    found = SimulatedMeanings(answers, np.random.default_rng(0))
     assert found.scores(Architecture.parse("b + c > synthesize(d)")).mean() == pytest.approx(
         score, abs=0.08
     )
@@ -86,9 +88,9 @@ def test_readers_take_what_they_read_in_several_ways(
 
 def test_a_reader_that_says_something_else_is_wrong_more_often() -> None:
     replies: Any = {name: ["right"] * 400 for name in "ab"}
-    answers = PlayedAnswers({n: np.ones(400) for n in "ab"}, replies, replies).with_habit("new")
+    answers = SimulatedAnswers({n: np.ones(400) for n in "ab"}, replies, replies).with_habit("new")
     # Three rows in ten are answered anew, in words that no one has used.
-    found = PlayedMeanings(answers, np.random.default_rng(0))
+    found = SimulatedMeanings(answers, np.random.default_rng(0))
     mixture = Architecture.parse("a + b > synthesize(a)")
     assert found.scores(mixture).mean() == pytest.approx(0.7, abs=0.08)
     read = [answers.alone("b", 0)]
@@ -101,29 +103,29 @@ def test_the_scores_of_a_vote_of_single_agents_are_known() -> None:
     scores = {"a": [0, 1, 1], "b": [1, 0, 1], "c": [1, 0, 0]}
     replies = {"a": ["x", "r", "r"], "b": ["r", "y", "r"], "c": ["r", "z", "w"]}
     # Two of three, then a tie that a decides, then two of three.
-    assert played(scores, replies).voted(VOTE).tolist() == [1, 1, 1]
+    assert simulated(scores, replies).voted(VOTE).tolist() == [1, 1, 1]
     other = Architecture.parse("a + b + c > vote(b)")
-    assert played(scores, replies).voted(other).tolist() == [1, 0, 1]
+    assert simulated(scores, replies).voted(other).tolist() == [1, 0, 1]
 
 
 def test_a_vote_of_agents_that_read_others_is_counted_and_equal_nodes_answer_alike() -> None:
     # Each keeps its own answer: the vote of a layer is that of its agents alone, 2 of 3 rows.
     scores = {"a": np.array([0.0, 1, 0]), "b": np.array([1.0, 0, 0]), "c": np.array([1.0, 1, 0])}
     replies: Any = {"a": ["x", "r", "x"], "b": ["r", "y", "y"], "c": ["r", "r", "z"]}
-    answers = PlayedAnswers(scores, replies, replies).with_habit("own")
-    found = PlayedMeanings(answers, np.random.default_rng(0))
+    answers = SimulatedAnswers(scores, replies, replies).with_habit("own")
+    found = SimulatedMeanings(answers, np.random.default_rng(0))
     deep = Architecture.parse("a + b > a + b + c > vote(a)")
     assert found.scores(deep).tolist() == [1, 1, 0]
     # Two never outvote the one that decides.
     assert found.scores(Architecture.parse("b + c > a + b > vote(a)")).tolist() == [0, 1, 0]
-    others = PlayedMeanings(answers.with_habit("any"), np.random.default_rng(0))
+    others = SimulatedMeanings(answers.with_habit("any"), np.random.default_rng(0))
     once = others.scores(deep).tolist()
     others.scores(Architecture.parse("a + b > a + b + c > synthesize(a)"))
     assert others.scores(deep).tolist() == once
 
 
 def test_on_other_inputs_an_agent_says_what_it_or_another_said_on_its_own() -> None:
-    answers = played({"a": [0.0], "b": [0.0]}, {"a": ["x"], "b": ["y"]})
+    answers = simulated({"a": [0.0], "b": [0.0]}, {"a": ["x"], "b": ["y"]})
     said = [answers.elsewhere("a", 0, random.Random(n)).meaning for n in range(400)]
     assert set(said) == {"x", "y"}
     # Its own half of the time, and half of the other half.
@@ -138,17 +140,17 @@ def test_a_mixture_of_a_program_reads_what_its_inputs_of_single_agents_show() ->
     # On row 0 the first answers of a and b differ in words alone; on row 1 they differ.
     first = {"a": ["well x", "y"], "b": ["x", "z"]}
     equal = {"a": ["q", "r"], "b": ["q", "r"]}
-    answers = [played({"a": RIGHT[:2], "b": RIGHT[:2]}, first)] * 2
+    answers = [simulated({"a": RIGHT[:2], "b": RIGHT[:2]}, first)] * 2
     second = mixture_answers(first, {"a": ["x", "y"], "b": ["x", "z"]})
-    reads = PlayedInputs(answers, [mixture_answers(first, equal), second])
+    reads = SimulatedInputs(answers, [mixture_answers(first, equal), second])
     assert reads.of(1, ["well x"]) == reads.of(1, ["x"]) == reads.own(1, "a", 0)
     assert reads.own(1, "a", 1) != reads.own(1, "b", 1)
     assert reads.of(1, ["else"]) == ("else",)
     # One that is given the same whatever the first answers does not read it.
-    alone = PlayedInputs(answers, [mixture_answers(first, equal)] * 2)
+    alone = SimulatedInputs(answers, [mixture_answers(first, equal)] * 2)
     assert alone.own(1, "a", 1) == alone.own(1, "b", 1) == alone.of(1, ["else"]) == ()
     # Where nothing is known yet, every answer is read.
-    unknown = PlayedInputs(answers)
+    unknown = SimulatedInputs(answers)
     assert unknown.own(1, "a", 0) == ("well x",)
     assert unknown.of(1, ["x"]) == unknown.own(1, "b", 0)
 
@@ -162,12 +164,14 @@ def test_the_pick_of_a_race_leaves_the_best_agent_for_more_than_luck() -> None:
         n: [f"{n}{row}" if not s else "right" for row, s in enumerate(found)]
         for n, found in scores.items()
     }
-    race = PlayedRace(played(scores, replies), n_trials=5)
+    race = SimulatedRace(simulated(scores, replies), n_trials=5)
     assert race.pick() == Architecture.single("a")
     assert race.rows_of(VOTE) == 30
     assert race.pick() == VOTE
     few = {name: found[:9] for name, found in scores.items()}
-    short = PlayedRace(played(few, {n: found[:9] for n, found in replies.items()}), n_trials=5)
+    short = SimulatedRace(
+        simulated(few, {n: found[:9] for n, found in replies.items()}), n_trials=5
+    )
     short.rows_of(VOTE)
     # 3 rows more are less than 2 * sqrt(3) = 3.5.
     assert short.pick() == Architecture.single("a")
@@ -176,7 +180,7 @@ def test_the_pick_of_a_race_leaves_the_best_agent_for_more_than_luck() -> None:
 def test_a_stopped_arm_has_scores_up_to_its_stop() -> None:
     scores = {"a": [1.0] * 100, "b": [0.0] * 100}
     replies = {name: [f"{name}{row}" for row in range(100)] for name in "ab"}
-    race = PlayedRace(played(scores, replies), n_trials=5)
+    race = SimulatedRace(simulated(scores, replies), n_trials=5)
     found = race.scores_of(Architecture.parse("b*2 > synthesize(b)"))
     assert np.isnan(found[20:]).all()
     assert (found[:20] == 0).all()
@@ -228,6 +232,6 @@ def test_a_search_is_played_by_its_own_rule_or_by_draws() -> None:
             ballots=replies,
             is_acquired=is_acquired,
         )
-        tried = [one for search in plan.searches for one in search.mixtures]
-        shares.append(sum(one.aggregator == "a" for one in tried) / len(tried))
+        tried = [arch for search in plan.searches for arch in search.mixtures]
+        shares.append(sum(arch.aggregator == "a" for arch in tried) / len(tried))
     assert shares[0] > 0.6 > shares[1]

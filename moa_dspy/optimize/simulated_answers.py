@@ -23,7 +23,7 @@ RowScores = NDArray[np.float64]
 RowMeanings = NDArray[np.int64]
 
 
-class PlayedAnswer(NamedTuple):
+class SimulatedAnswer(NamedTuple):
     """A simulated answer: the text that others read, the ballot of a vote, and the meaning.
 
     All right answers have the same meaning, whatever their wording.
@@ -99,7 +99,7 @@ SAYS_NEW: Final = 0.3
 """With the habit "new", share of the rows on which an agent gives a new answer."""
 
 
-class PlayedAnswers:
+class SimulatedAnswers:
     """Simulated answers on the rows of val: of agents alone, and after they read others.
 
     Two samples of one agent have the same meaning as often as answers of two agents have. An
@@ -136,21 +136,21 @@ class PlayedAnswers:
         ]
         self.agreement = sum(equal) / len(equal) if equal else 0.0
 
-    def with_habit(self, habit: ReadingHabit) -> PlayedAnswers:
+    def with_habit(self, habit: ReadingHabit) -> SimulatedAnswers:
         """Return the same answers of single agents with another reading habit."""
         found = copy(self)
         found.habit = habit
         return found
 
-    def alone(self, name: str, row: int) -> PlayedAnswer:
+    def alone(self, name: str, row: int) -> SimulatedAnswer:
         """Return the answer of an agent that has read no other answers."""
-        return PlayedAnswer(
+        return SimulatedAnswer(
             self.replies[name][row], self._ballots[name][row], self._meant[name][row]
         )
 
     def anew(
-        self, name: str, row: int, read: Sequence[PlayedAnswer], rng: random.Random
-    ) -> PlayedAnswer:
+        self, name: str, row: int, read: Sequence[SimulatedAnswer], rng: random.Random
+    ) -> SimulatedAnswer:
         """Return an answer of an agent that has read others, or another sample."""
         own = self._meant[name][row]
         if read and self.habit == "own":
@@ -161,7 +161,7 @@ class PlayedAnswers:
             meaning = own if rng.random() < self.agreement else ("new", rng.random())
         return self._worded(name, row, meaning, rng)
 
-    def elsewhere(self, name: str, row: int, rng: random.Random) -> PlayedAnswer:
+    def elsewhere(self, name: str, row: int, rng: random.Random) -> SimulatedAnswer:
         """Return an answer of an agent on other inputs of the row, which it was not asked alone.
 
         It is what the agent, or as often any agent, answered on the inputs that it had.
@@ -169,9 +169,11 @@ class PlayedAnswers:
         other = rng.choice([name, rng.choice(list(self.scores))])
         return self._worded(name, row, self._meant[other][row], rng)
 
-    def _worded(self, name: str, row: int, meaning: Hashable, rng: random.Random) -> PlayedAnswer:
+    def _worded(
+        self, name: str, row: int, meaning: Hashable, rng: random.Random
+    ) -> SimulatedAnswer:
         text, ballot = (words.of(name, row, meaning, rng) for words in (self._texts, self._votes))
-        return PlayedAnswer(text, ballot, meaning)
+        return SimulatedAnswer(text, ballot, meaning)
 
     def _taken(self, meanings: Sequence[Hashable], rng: random.Random) -> Hashable:
         """Return the meaning that an agent chooses from its own and those that it reads."""
@@ -217,7 +219,7 @@ class PlayedAnswers:
         return float(np.mean([a != b for a, b in pairs]))
 
 
-class PlayedMeanings:
+class SimulatedMeanings:
     """Simulated meanings of mixtures' answers on all rows; equal nodes have equal answers.
 
     Args:
@@ -225,7 +227,7 @@ class PlayedMeanings:
         rng: Source of all draws.
     """
 
-    def __init__(self, answers: PlayedAnswers, rng: np.random.Generator) -> None:
+    def __init__(self, answers: SimulatedAnswers, rng: np.random.Generator) -> None:
         self._answers, self._rng = answers, rng
         self._alone, self._worth = answers.coded
         self._nodes: dict[Hashable, RowMeanings] = {}
@@ -322,9 +324,9 @@ def _most(table: RowMeanings, weights: RowScores) -> RowMeanings:
     return found
 
 
-def made_up_answers(
+def synthetic_answers(
     names: Sequence[str], n_rows: int, seeds: Sequence[int], *, has_short_answers: bool
-) -> PlayedAnswers:
+) -> SimulatedAnswers:
     """Draw the scores and answers of agents; if answers are short, all right ones are equal.
 
     Two answers in three are right, and two models that are both wrong on a question give the same
@@ -343,7 +345,7 @@ def made_up_answers(
         }
     else:
         replies = {name: [(name, row) for row in range(n_rows)] for name in names}
-    return PlayedAnswers(scores, replies, replies)
+    return SimulatedAnswers(scores, replies, replies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +365,7 @@ class MixtureAnswers:
     places: Mapping[str, Sequence[Hashable]]
 
 
-class PlayedInputs:
+class SimulatedInputs:
     """The inputs of the mixtures of a program, by the answers of the mixtures before each.
 
     What is known of single agents shows which earlier answers a mixture reads, and which of them
@@ -375,7 +377,7 @@ class PlayedInputs:
     """
 
     def __init__(
-        self, answers: Sequence[PlayedAnswers], mixtures: Sequence[MixtureAnswers] = ()
+        self, answers: Sequence[SimulatedAnswers], mixtures: Sequence[MixtureAnswers] = ()
     ) -> None:
         self._answers, self._mixtures = answers, mixtures
         self._seen: dict[tuple[int, int], tuple[bool, dict[Hashable, Hashable]]] = {}

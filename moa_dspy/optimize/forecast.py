@@ -178,7 +178,7 @@ class StudyPlan:
     def with_costs(self, agents: Mapping[str, AgentCosts]) -> StudyPlan:
         """Return the plan at other costs, with the same architectures tried."""
         plan = replace(self, agents=agents)
-        plan.__dict__.update(searches=self.searches, random_ones=self.random_archs)
+        plan.__dict__.update(searches=self.searches, random_archs=self.random_archs)
         return plan
 
     def stages(self) -> dict[str, tuple[Cost, Cost, Cost]]:

@@ -94,7 +94,7 @@ class Target:
 class FixedStudent(Student):
     """A program that is measured as it is, prompts and demos included."""
 
-    def _made(self, architecture: Architecture) -> MixtureOfAgents:
+    def _mixture_of(self, architecture: Architecture) -> MixtureOfAgents:
         return self.mixture
 
 

@@ -69,7 +69,7 @@ def test_a_result_of_an_older_run_has_a_report_without_answers(tmp_path: Path) -
     result, answers = read_run(tmp_path)
     assert answers == StudyAnswers() == stored_answers(tmp_path / "answers.json")
     write_pages(result, answers, tmp_path, name="old")
-    assert "This run kept no answers" in (tmp_path / "report.html").read_text("utf-8")
+    assert "This run stored no answers" in (tmp_path / "report.html").read_text("utf-8")
     assert (tmp_path / "report.md").read_text("utf-8").startswith("# old\n")
 
 

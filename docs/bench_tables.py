@@ -66,11 +66,12 @@ def handed_over(printed: Printed) -> str:
         (folder, row) for folder, folder_rows in printed["rows_of"].items() for row in folder_rows
     ]
     rules = ("best_single", "top5", "top7", "today")
-    heads = ["folder, pool", *map(_spaced, rules[:-1]), "rule before", "pick", "returned"]
-    heads += ['verdict "mixture"', "calls per question", "reported minus truth (standard error)"]
+    heads = ["folder, pool, val questions", *map(_spaced, rules[:-1]), "rule before", "pick"]
+    heads += ["returned", 'verdict "mixture"', "calls per question"]
+    heads += ["reported minus truth (standard error)"]
     lines = [
         [
-            f"{_spaced(folder)}, {row['pool']}",
+            f"{_spaced(folder)}, {row['pool']}, {row['dev']}",
             *(_points(row[name]) for name in rules),
             f"**{_points(row['ours'])}**",
             f"**{_points(row['recommended'])}**",
@@ -80,8 +81,8 @@ def handed_over(printed: Printed) -> str:
         ]
         for folder, row in rows
     ]
-    n, dev = rows[0][1]["splits"], rows[0][1]["dev"]
-    note = f"Means over {n} splits of {dev} val questions and 300 test rows, in percent and points."
+    n = rows[0][1]["splits"]
+    note = f"Means over {n} splits with 300 test rows, in percent and points."
     return "\n".join([_table(heads, lines), note, ""])
 
 

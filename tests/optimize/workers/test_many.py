@@ -62,7 +62,7 @@ def test_workers_find_what_one_process_finds_and_pay_nothing_twice(
     assert asked(server) == [2] * n_alone, "once by the process alone, once by all workers"
     assert len({text.splitlines()[-1] for text in printed}) == 1
     assert "finished: " in printed[0]
-    tasks = [int(text.split("; ")[1].split()[0]) for text in printed]
+    tasks = [int(text.split("tasks done by this worker: ")[1].split()[0]) for text in printed]
     assert sum(n > 0 for n in tasks) > 1, tasks
 
 

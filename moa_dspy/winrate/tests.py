@@ -8,6 +8,7 @@ from math import ceil, gcd, log2, sqrt
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moa_dspy.errors import MetricError, StudyError
 from moa_dspy.winrate.intervals import (
@@ -27,7 +28,6 @@ _STEPS_PER_POINT = 1_000
 """Differences in whole thousandths are exact; finer ones are rounded to the nearest."""
 _MOST_STEPS = 100_000
 """Greater sums use a coarser step; with 2,000 examples this moves a sum by 0.03 of its sd."""
-_NO_SPREAD = 1e-12
 _LEAST_P = 1e-300
 """The smallest p-value that has a z-value."""
 _ABOVE_ZERO = 1e-9
@@ -55,9 +55,7 @@ def sign_flip_mid_p(differences: Scores, *, counts: Scores | None = None) -> flo
     gaps = score_vector(differences, name="differences")
     if counts is not None:
         return _counted_mid_p(gaps, counts_of(counts, gaps.size))
-    sizes = np.abs(gaps)
-    step = max(1 / _STEPS_PER_POINT, float(sizes.sum()) / _MOST_STEPS)
-    steps = np.rint(sizes / step).astype(np.int64)
+    steps = _steps_of(gaps)
     won = int(steps[gaps > 0].sum())
     steps = steps[steps > 0]
     if not steps.size:
@@ -73,13 +71,20 @@ def sign_flip_mid_p(differences: Scores, *, counts: Scores | None = None) -> flo
     return float(chances[won + 1 :].sum() + chances[won] / 2)
 
 
+def _steps_of(gaps: Vector) -> NDArray[np.int64]:
+    """Return the size of each difference in whole steps; 0 for a tie."""
+    sizes = np.abs(gaps)
+    step = max(1 / _STEPS_PER_POINT, float(sizes.sum()) / _MOST_STEPS)
+    return np.rint(sizes / step).astype(np.int64)
+
+
 def _counted_mid_p(gaps: Vector, counts: Vector) -> float:
     total, squares = 0.0, 0.0
     for count in np.unique(counts).tolist():
         alike = gaps[counts == count]
-        spread = float(alike @ alike)
-        if spread < _NO_SPREAD:
+        if not _steps_of(alike).any():
             continue  # ties have no effect
+        spread = float(alike @ alike)
         total += count * sqrt(spread) * _z_of(alike)
         squares += count * spread
     return NormalDist().cdf(-total / sqrt(squares)) if squares else 1.0

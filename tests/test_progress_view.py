@@ -10,7 +10,7 @@ import pytest
 
 from moa_dspy.calls import Budget, Spending
 from moa_dspy.calls.scope import CallFacts, CallTable, call_scope
-from moa_dspy.optimize.early_facts import Cost, StudyEstimate, early_facts
+from moa_dspy.optimize.early_facts import Cost, EarlyFacts, StudyEstimate, early_facts
 from moa_dspy.optimize.live_view import (
     LiveProgress,
     ViewFrame,
@@ -45,6 +45,13 @@ def snapshot(stage: str = "search", trial: int = 12, budget: Budget | None = Non
         spending=Spending(made=1200, reused=3400, usd=0.05, seconds=90.0),
         budget=budget or Budget(),
     )
+
+
+def foretelling(stages: dict[str, Cost], *, usd: float | None = 0.1) -> EarlyFacts:
+    """Return early facts with the estimate of a study that has these stages."""
+    whole = sum(stages.values(), Cost())
+    estimate = StudyEstimate(calls=whole.calls, usd=usd, seconds=whole.seconds, stages=stages)
+    return replace(early_facts({"a": [1.0, 0.0], "b": [0.0, 1.0]}), estimate=estimate)
 
 
 def facts(agent: str = "a", **more: object) -> CallFacts:
@@ -84,8 +91,7 @@ def test_what_is_left_in_all_is_what_was_foretold_at_the_pace_since_then() -> No
         "search": Cost(calls=1_000, seconds=100),
         "test": Cost(calls=600, seconds=60),
     }
-    estimate = StudyEstimate(calls=1_900, usd=0.1, seconds=190, stages=stages)
-    early = replace(early_facts({"a": [1.0, 0.0], "b": [0.0, 1.0]}), estimate=estimate)
+    early = foretelling(stages)
 
     def show(stage: str, trial: int, made: int) -> None:
         work, spent = StageWork(40, "trials", 10), Spending(made=made, usd=0.1, seconds=1.0)
@@ -123,8 +129,7 @@ def test_calls_that_the_search_makes_instead_of_the_random_baseline_are_not_mult
         "random baseline": Cost(calls=650, seconds=65),
         "test": Cost(calls=950, seconds=95),
     }
-    estimate = StudyEstimate(calls=1_950, usd=0.1, seconds=195, stages=stages)
-    early = replace(early_facts({"a": [1.0, 0.0], "b": [0.0, 1.0]}), estimate=estimate)
+    early = foretelling(stages)
 
     def show(stage: str, made: int) -> None:
         spent = Spending(made=made, usd=0.1, seconds=1.0)
@@ -146,8 +151,7 @@ def test_where_single_agents_were_stored_nothing_is_said_of_what_is_left(
 ) -> None:
     view = SearchView(Time())
     stages = {"search": Cost(calls=100, seconds=9.0)}
-    estimate = StudyEstimate(100, None, 9.0, stages=stages)
-    early = replace(early_facts({"a": [1.0, 0.0], "b": [0.0, 1.0]}), estimate=estimate)
+    early = foretelling(stages, usd=None)
     spent = Spending(made=n_made, usd=0.0, seconds=1.0)
     view.take(replace(snapshot("single agents"), spending=Spending(made=0, usd=0.0, seconds=0.0)))
     view.take(replace(snapshot("early facts"), early=early, spending=spent))

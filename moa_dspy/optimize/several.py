@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Final
 
 import dspy
@@ -20,7 +19,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import MODULE_AND_NAME, imported_instance
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.early_facts import AgentCosts, Cost, EarlyFacts
+from moa_dspy.optimize.early_facts import AgentCosts, EarlyFacts
 from moa_dspy.optimize.evaluate import (
     Evaluator,
     Student,
@@ -31,7 +30,7 @@ from moa_dspy.optimize.nodes import MeasuredProgram, MixtureStandIn, place_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.result import ComparedSystems, TrialRecord
 from moa_dspy.optimize.selection import Evidence, Limits
-from moa_dspy.optimize.simulated_answers import MixtureAnswers
+from moa_dspy.optimize.simulated_answers import MixtureAnswers, mean_costs
 from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace, plural_text
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response
@@ -170,25 +169,16 @@ def _alone_in(
 ) -> MixtureAnswers:
     """Return the answers of agents in one mixture, each with its place, row by row."""
     vote = Vote(tuple(mixture.signature.output_fields), NORMALISERS[mixture.normalise])
-    pool: Pool = mixture.pool
     replies = {n: [one for _, one in found] for n, found in heard.items()}
     texts: dict[str, list[Hashable]] = {n: [o.text for o in found] for n, found in replies.items()}
     ballots = {n: [vote.ballot(o) or o.text for o in found] for n, found in replies.items()}
     costs: dict[str, AgentCosts] = {}
     for name, found in replies.items():
-        price, agent = pool.price(name), pool[name]
-        per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
-        rows = [
+        rows = (
             (o.calls, o.prompt_tokens + o.completion_tokens, o.usd or 0.0, o.seconds) for o in found
-        ]
-        costs[name] = AgentCosts(
-            Cost(*map(fmean, zip(*rows, strict=True))),
-            fmean(o.completion_tokens for o in found),
-            fmean(count_tokens(o.text) for o in found),
-            *per_token,
-            is_greedy=agent.temperature == 0,
-            max_concurrent=agent.max_concurrent,
         )
+        tokens = ((o.completion_tokens, count_tokens(o.text)) for o in found)
+        costs[name] = mean_costs(name, mixture.pool, rows, tokens)
     places = {n: [place for place, _ in found] for n, found in heard.items()}
     return MixtureAnswers(costs, texts, ballots, places)
 

@@ -9,15 +9,17 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from statistics import fmean
 from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.architecture import Architecture
-from moa_dspy.optimize.early_facts import AgentCosts
+from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.space.programs import ProgramArchitecture
 from moa_dspy.optimize.votes.ballots import Ballots
+from moa_dspy.pool import Pool
 
 RowScores = NDArray[np.float64]
 RowMeanings = NDArray[np.int64]
@@ -346,6 +348,26 @@ def synthetic_answers(
     else:
         replies = {name: [(name, row) for row in range(n_rows)] for name in names}
     return SimulatedAnswers(scores, replies, replies)
+
+
+def mean_costs(
+    name: str,
+    pool: Pool,
+    rows: Iterable[tuple[float, float, float, float]],
+    tokens: Iterable[tuple[float, float]],
+) -> AgentCosts:
+    """Return the costs of an agent: ``rows`` of calls, tokens, usd, seconds; of reply and text."""
+    price, agent = pool.price(name), pool[name]
+    per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
+    reply_tokens, text_tokens = map(fmean, zip(*tokens, strict=True))
+    return AgentCosts(
+        Cost(*map(fmean, zip(*rows, strict=True))),
+        reply_tokens,
+        text_tokens,
+        *per_token,
+        is_greedy=agent.temperature == 0,
+        max_concurrent=agent.max_concurrent,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
 from moa_dspy.optimize.selection import Limits, ScoreMatrix, canonical_evidence
-from moa_dspy.optimize.simulated_answers import MixtureAnswers
+from moa_dspy.optimize.simulated_answers import MixtureAnswers, mean_costs
 from moa_dspy.optimize.space.programs import (
     ProgramArchitecture,
     baseline_architectures,
@@ -188,7 +188,8 @@ def _reply(outcome: Outcome) -> str:
 
 def _text_tokens(outcome: Outcome) -> int:
     """Return the tokens of an answer, without field markers and hidden reasoning."""
-    return min(outcome.reply_tokens or count_tokens(outcome.answer), count_tokens(outcome.answer))
+    counted = count_tokens(outcome.answer)
+    return min(outcome.reply_tokens or counted, counted)
 
 
 @dataclass(frozen=True)
@@ -308,18 +309,9 @@ class SingleAgents:
         )
 
     def _agent_costs(self, name: str, pool: Pool) -> AgentCosts:
-        outcomes, price, agent = self.outcomes[name], pool.price(name), pool[name]
-        rows = [(o.calls, o.tokens, o.usd, o.seconds) for o in outcomes]
-        replies, texts = [o.reply_tokens for o in outcomes], [_text_tokens(o) for o in outcomes]
-        per_token = (0.0, 0.0) if price is None else (price.usd(1, 0), price.usd(0, 1))
-        return AgentCosts(
-            Cost(*map(fmean, zip(*rows, strict=True))),
-            fmean(replies),
-            fmean(texts),
-            *per_token,
-            is_greedy=agent.temperature == 0,
-            max_concurrent=agent.max_concurrent,
-        )
+        outcomes = self.outcomes[name]
+        rows = ((o.calls, o.tokens, o.usd, o.seconds) for o in outcomes)
+        return mean_costs(name, pool, rows, ((o.reply_tokens, _text_tokens(o)) for o in outcomes))
 
     def early_facts(
         self,

@@ -422,6 +422,6 @@ class Race:
             )
         gaps = np.asarray(other, dtype=np.float64) - np.asarray(scores, dtype=np.float64)
         ahead = float(gaps.sum())
-        if ahead <= FEWEST_SDS * float(np.sqrt((gaps**2).sum())):
+        if ahead <= FEWEST_SDS * sqrt(float(gaps @ gaps)):
             return False
         return sign_flip_mid_p(gaps) <= self.level

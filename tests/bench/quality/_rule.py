@@ -38,7 +38,7 @@ def run_rule(task: Task) -> Drawn:
     draw = Draw.of(task)
     evidence, dev = evidence_of(draw.dev.best_first), draw.dev
     choice = choose(evidence, may_be_unmeasured=True)
-    chosen = {"ours": _weights(choice.picked, dev), "today": _before(evidence, dev)}
+    chosen = {"ours": weights_of_pick(choice.picked, dev), "today": _before(evidence, dev)}
     chosen |= {name: rule(dev) for name, rule in BASELINES.items() if name not in SLOW}
     rows = {name: vote_scores(draw.best_first, weights) for name, weights in chosen.items()}
     ways = evidence.ways
@@ -90,7 +90,7 @@ def each_pool(drawn: Iterable[Drawn]) -> dict[str, dict[str, float]]:
     }
 
 
-def evidence_of(dev: Answers) -> Evidence:
+def evidence_of(dev: Answers, *, pseudo: int = PSEUDO_ROWS) -> Evidence:
     """Return what a search knows before its first mixture; votes are of any width with weights."""
     singles = {name: dev.scores[i] for i, name in enumerate(dev.names)}
     found = Evidence(
@@ -106,7 +106,7 @@ def evidence_of(dev: Answers) -> Evidence:
         shrink=_as_measured,
         seed=0,
     )
-    return found.counted(PSEUDO_ROWS)
+    return found.counted(pseudo)
 
 
 def _as_measured(
@@ -116,7 +116,8 @@ def _as_measured(
     return [float(gap.mean()) for gap in gaps], [error(gap) for gap in gaps]
 
 
-def _weights(arch: Architecture, dev: Dev) -> Weights:
+def weights_of_pick(arch: Architecture, dev: Dev) -> Weights:
+    """Return what each model, best first, counts in a pick."""
     members, weights = arch.layers[-1] if arch.layers else arch.agents, dict(arch.weights)
     weight_of = {name: weights.get(name, 1.0) for name in members}
     return tuple(weight_of.get(name, 0.0) for name in dev.best_first.names)

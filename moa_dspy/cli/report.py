@@ -184,7 +184,7 @@ def pick(
         Path | None, typer.Option(help="The file to write; default: program-N.json in RUN.")
     ] = None,
 ) -> None:
-    """Write the program of another architecture of a run's Pareto front."""
+    """Write the program of another architecture of a run's Pareto front, or of an unproven pick."""
     from moa_dspy.optimize.page import read_run
 
     result, _ = read_run(run)
@@ -217,14 +217,19 @@ def _show_front(result: StudyResult, members: list[str]) -> None:
 
 
 def front_members(result: StudyResult) -> list[str]:
-    """Return the Pareto front of a run; without one, that of score and price or calls."""
+    """Return the Pareto front of a run; without one, that of score and price or calls.
+
+    A pick that is not recommended, as its gain is not proven, comes last if it is not among them.
+    """
     from moa_dspy.optimize.objectives import front
 
-    if result.front:
-        return list(result.front)
-    is_priced = all(trial.usd is not None for trial in result.trials)
-    cost = "usd" if is_priced else "calls"
-    return [trial.architecture for trial in front(result.trials, ("score", cost))]
+    members = list(result.front)
+    if not members:
+        is_priced = all(trial.usd is not None for trial in result.trials)
+        cost = "usd" if is_priced else "calls"
+        members = [trial.architecture for trial in front(result.trials, ("score", cost))]
+    is_left = result.pick != result.recommended and str(result.pick) not in members
+    return [*members, str(result.pick)] if is_left else members
 
 
 def note_on_test(result: StudyResult, architecture: str) -> str:

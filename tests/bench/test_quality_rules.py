@@ -24,6 +24,7 @@ from tests.bench.quality._ceiling import ceiling
 from tests.bench.quality._folder import Answers, read_folder
 from tests.bench.quality._halving import halving
 from tests.bench.quality._paired import Lead, lead
+from tests.bench.quality._power import chances_of
 from tests.bench.quality._samplers import chance, nsga2, tpe
 from tests.bench.quality._votes import every_vote, ranked, vote_scores
 
@@ -183,3 +184,23 @@ def test_rules_have_the_scores_that_were_published_of_them() -> None:
             found[name].append(mean_of(judged, BASELINES[name](dev)))
     means = {name: 100 * float(np.mean(scores)) for name, scores in found.items()}
     assert means == pytest.approx(PUBLISHED, abs=0.006)
+
+
+def test_chances_of_a_verdict_by_hand() -> None:
+    none = np.zeros(50)
+    assert set(chances_of(none, none, seed=0, n_test=20).values()) == {0.0}
+    # 20 wins of 20 are 4.5 standard errors.
+    assert set(chances_of(none + 1, none, seed=0, n_test=20).values()) == {1.0}
+
+
+def test_val_and_test_prove_nothing_more_often_than_their_level_says() -> None:
+    gaps = np.tile([1.0, -1.0], 5_000)
+    # Of 300 fair coins at least 165 are heads (30 / sqrt(300) = 1.73 > 1.645) with chance 0.0470,
+    # of 400 at least 216 (1.6 > 1.555) with chance 0.0605; the error of 2,000 draws is 0.005.
+    chances = chances_of(gaps, np.zeros(100), seed=0)
+    assert chances["test_alone"] == chances["used"] == pytest.approx(0.047, abs=0.015)
+    assert chances["bound"] == pytest.approx(0.0605, abs=0.016)
+    # 100 rows of val with 20 more wins than losses add 0.4 * 20 = 8 to the sum of 300 test rows,
+    # 8 / sqrt(340) = 0.43 errors: P(Z > (1.645 * sqrt(340) - 8) / sqrt(300)) = 0.099.
+    won = np.r_[np.ones(60), -np.ones(40)]
+    assert chances_of(gaps, won, seed=1)["used"] == pytest.approx(0.099, abs=0.02)

@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+from moa_dspy import Architecture, MixtureOfAgents, Pool
 from moa_dspy.cli.app import app
 from tests.optimize.report.synthetic import synthetic_study
 from tests.optimize.report.test_report import RESULT
@@ -76,6 +77,31 @@ def test_pick_shows_val_and_costs_and_warns_of_a_choice_by_test_scores(run: Path
         "tested: 67.0 % on test, which is too high if it is the reason for choosing it"
     )
     assert "1.0 calls" in second
+
+
+AGENT = """[[agents]]
+name = "{name}"
+model = "openai/{name}"
+api_base = "http://localhost:1/v1"
+"""
+
+
+def test_a_pick_that_is_not_recommended_is_listed_last_and_can_be_written(run: Path) -> None:
+    agents = run / "pool.toml"
+    agents.write_text("\n".join(AGENT.format(name=name) for name in ("haiku", "flash")))
+    pool, haiku = Pool.read(agents), Architecture.single("haiku")
+    MixtureOfAgents("question -> answer", haiku, pool=pool).save(run / "program.json")
+    picked = Architecture.parse("flash + haiku > vote(haiku)")
+    result = replace(synthetic_study(n_trials=20)[0], pick=picked, recommended=haiku)
+    replace(result, front=("haiku",)).write(run / "result.json")
+    assert said("pick", run).splitlines()[1].startswith(f"2. {picked}; ")
+    assert f"program-2.json: {picked}; " in said("pick", run, 2, "--pool", agents)
+    assert MixtureOfAgents.load(run / "program-2.json", pool=pool).architecture == picked
+    # It is listed once where it is on the front, and is the program of the run where recommended.
+    replace(result, front=("haiku", str(picked))).write(run / "result.json")
+    assert len(said("pick", run).splitlines()) == 2
+    replace(result, front=("haiku",), recommended=picked).write(run / "result.json")
+    assert len(said("pick", run).splitlines()) == 1
 
 
 def test_pick_refuses_a_number_beyond_the_front(run: Path) -> None:

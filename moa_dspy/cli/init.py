@@ -117,7 +117,8 @@ def _name_of(data: str) -> str:
 def _read(data: str, split: str, out: Path) -> tuple[TableProfile, Path]:
     """Return the table's profile, and the file that the study will read."""
     from moa_dspy.data.discover import TableProfile
-    from moa_dspy.data.tables import FORMATS, hub_records, read_records, records_of
+    from moa_dspy.data.rows import hub_records
+    from moa_dspy.data.tables import FORMATS, read_records, records_of
 
     path = Path(data)
     if path.suffix.lower() in FORMATS and not path.is_dir():

@@ -254,7 +254,11 @@ def f1(rights: Sequence[Any], answer: Any) -> float:
 
 
 def numeric_match(rights: Sequence[Any], answer: Any, tolerance: float = 0.0) -> float:
-    """Return 1.0 if the answer's last number is accepted, within ``tolerance``, else 0.0."""
+    """Return 1.0 if the answer's last number is accepted, within ``tolerance``, else 0.0.
+
+    A comma before one, two or more than three digits is a decimal comma, as are those of
+    "3.456,50" and "0,125"; any other comma groups thousands, as in "1,500".
+    """
     number = _last_number(answer)
     for right in rights:
         expected = _last_number(right)
@@ -327,6 +331,14 @@ _ARTICLES: Final = frozenset({"a", "an", "the"})
 _NUMBER_WORD: Final = re.compile(
     r"-?[0-9]+(?:\.[0-9]+)?(?:/[0-9]*[1-9][0-9]*)?(?:e[-+]?[0-9]{1,3})?"
 )
+_DECIMAL_COMMA: Final = re.compile(
+    r"(?<![0-9.,(\[{])(?:(?P<groups>[0-9]{1,3}(?:\.[0-9]{3})+),(?P<part>[0-9]+)"
+    r"|(?P<whole>[0-9]{1,3}(?:\.[0-9]{3}){2,}|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})"
+    r"|(?P<plain>[0-9]+),(?P<rest>[0-9]{1,2}|[0-9]{4,}|(?<=(?<![0-9])0,)[0-9]{3}))"
+    r"(?![0-9]|[.,][0-9])"
+)
+"""Numbers with a decimal comma, with points between thousands, or grouped as in "12,34,567"."""
+
 _NO_JSON: Final = object()
 
 
@@ -348,11 +360,18 @@ def _f1(right: Sequence[str], answer: Sequence[str]) -> float:
 
 
 def _last_number(value: Any) -> Fraction | None:
-    for word in reversed(answer_words(plain_text(value))):
+    text = _DECIMAL_COMMA.sub(_with_point, plain_text(value))
+    for word in reversed(answer_words(text)):
         for number in reversed(_NUMBER_WORD.findall(word)):
             whole, slash, exponent = number.partition("e")
             return Fraction(whole) * Fraction(10) ** int(exponent) if slash else Fraction(whole)
     return None
+
+
+def _with_point(match: re.Match[str]) -> str:
+    whole = match["groups"] or match["whole"] or match["plain"]
+    part = match["part"] or match["rest"]
+    return re.sub("[.,]", "", whole) + (f".{part}" if part else "")
 
 
 def _named(line: str, choices: Sequence[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import defaultdict
@@ -14,11 +15,13 @@ import dspy
 
 from moa_dspy.data.tables import (
     SUFFIXES,
+    cost_in,
     find_file,
     is_absent,
     is_container,
     plain_text,
     records_of,
+    score_in,
 )
 from moa_dspy.errors import DataError, MetricError
 
@@ -95,6 +98,7 @@ class RecordedResponses:
         """
         names = dict(columns or {})
         complete = set.intersection(*(set(responses) for responses in self.responses.values()))
+        self._note_incomplete([name for name in self.questions if name not in complete])
         rows: list[dspy.Example] = []
         for name, text in self.questions.items():
             if name not in complete:
@@ -106,6 +110,15 @@ class RecordedResponses:
             content = {**cells, **renamed, "id": name, "question": text}
             rows.append(dspy.Example(content).with_inputs("question"))
         return rows
+
+    def _note_incomplete(self, names: Sequence[str]) -> None:
+        if names:
+            lacking = [model for model in self.models if names[0] not in self.responses[model]]
+            _logger.warning(
+                "Questions left out, as not every agent has an answer with a score to them: %d of "
+                "%d, such as %r, which lacks %s.",
+                len(names), len(self.questions), names[0], ", ".join(lacking[:3]),
+            )  # fmt: skip
 
     def with_questions(
         self, rows: Sequence[dspy.Example], *, question: str = "question"
@@ -174,6 +187,8 @@ def _author(prediction: dspy.Prediction) -> str:
     mixture = getattr(prediction, "mixture", None)
     return str(getattr(getattr(mixture, "final", None), "agent", ""))
 
+
+_logger = logging.getLogger(__name__)
 
 _NOT_IN_A_NAME = re.compile(r"[\s>+*()]+")
 
@@ -261,28 +276,35 @@ def read_answers(
             f"`columns` has an unknown key {min(unknown)!r}; known ones are "
             f"{', '.join(ANSWER_COLUMNS)}."
         )
-    rows = [(f"{path}, {where}", row) for where, row in records_of(path)]
-    names = _found_columns(path, rows[0][1] if rows else {}, named)
+    records = list(records_of(path))
+    # A row of JSON may lack a key, which is a cell without a value.
+    header = dict.fromkeys(name for _, row in records for name in row)
+    rows = [(f"{path}, {where}", {**header, **row}) for where, row in records]
+    names = _found_columns(path, header, named)
     table = _Table(names["question"], names["agent"], names["answer"], names.get("score"), "")
     costs: dict[tuple[str, str], RecordedCost] = {}
     for place, row in rows:
         table.add(row, place)
         name, agent = _name(row, names["question"], place), table.agent_of(row, place)
-        costs[name, agent] = RecordedCost(
-            **{key: _cost(row, names[key], place, key=key) for key in MEASURED if key in names}
-        )
-        cells = table.columns.setdefault(name, {})
+        measured: dict[str, Any] = {
+            key: cost_in(row[column], f"{place}: {column!r}", is_count=key.endswith("tokens"))
+            for key, column in names.items()
+            if key in MEASURED
+        }
+        costs[name, agent] = RecordedCost(**measured)
         for key in ("gold", "split"):
             if key in names and (value := _text(row, names[key], place)) is not None:
-                _agree(cells.setdefault(key, value), value, key=key, place=place)
-    scores = table.scores if "score" in names else _matched(table, path, matches)
+                first = table.columns.setdefault(name, {}).setdefault(key, value)
+                _agree(first, value, key=key, place=place)
+    scores = table.scored(costs) if "score" in names else _matched(table, path, matches)
     used = costs if any(key in names for key in MEASURED) else {}
     return RecordedResponses(table.responses, table.questions, table.columns, scores, used)
 
 
 def _found_columns(path: Path, row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:
     """Return the table's column for each of ``ANSWER_COLUMNS`` that it has."""
-    columns = {key: named.get(key, key) for key in ANSWER_COLUMNS}
+    known = {str(c).strip().casefold(): c for c in reversed(row)} | {c: c for c in row}
+    columns = {key: named.get(key, known.get(key, key)) for key in ANSWER_COLUMNS}
     present = {key: column for key, column in columns.items() if column in row}
     missing = [key for key in (*NEEDED, *named) if key not in present]
     if missing or not present.keys() & set(GRADED):
@@ -291,7 +313,8 @@ def _found_columns(path: Path, row: Mapping[str, Any], named: Mapping[str, str])
             f"{path}: no column for {names}. A table of answers needs question, agent, answer, "
             f"and score or gold; it may have {', '.join((*MEASURED, 'split'))}. Found: "
             f"{', '.join(map(str, row)) or 'no row'}. If its columns have other names, give "
-            'these in `data.columns`, such as { question = "question_id", agent = "model" }.'
+            'these in `data.columns`, such as { question = "question_id", agent = "model" }. Each '
+            "row is one answer: make a table with a column per agent long first (pandas: `melt`)."
         )
     return present
 
@@ -305,26 +328,13 @@ def _matched(
         )
     scores: dict[tuple[str, str], float] = {}
     for name in table.questions:
-        gold = table.columns[name].get("gold")
+        gold = table.columns.get(name, {}).get("gold")
         if gold is None:
             raise DataError(f"{path}: question {name!r} has no gold.")
         for agent, responses in table.responses.items():
             if (answer := responses.get(name)) is not None:
                 scores[name, agent] = matches(gold, answer)
     return scores
-
-
-def _cost(row: Mapping[str, Any], column: str, place: str, *, key: str) -> Any:
-    value = _cell(row, column, place)
-    if is_absent(value):
-        return None
-    try:
-        cost = float(value)
-    except (TypeError, ValueError):
-        cost = math.nan
-    if not 0 <= cost < math.inf:
-        raise DataError(f"{place}: {column!r} must be a number of at least 0, but is {value!r}.")
-    return round(cost) if key.endswith("tokens") else cost
 
 
 def _agree(first: str, value: str, *, key: str, place: str) -> None:
@@ -356,14 +366,27 @@ class _Table:
         name, model = _name(row, self.question, place), self.agent_of(row, place)
         responses = self.responses.setdefault(model, {})
         if name in responses:
-            raise DataError(f"{place}: {model} answers question {name!r} a second time.")
+            raise DataError(
+                f"{place}: {model} answers question {name!r} a second time: keep one, or give "
+                f"each sample an agent of its own, such as {model + '-2'!r}."
+            )
         responses[name] = _text(row, self.response, place)
         self._ask(name, row)
         if self.score is None:
             return
-        score = _score(row, self.score, place, has_response=responses[name] is not None)
+        cell, where = _cell(row, self.score, place), f"{place}: {self.score!r}"
+        score = score_in(cell, where, has_response=responses[name] is not None)
         if score is not None:
             self.scores[name, model] = score
+
+    def scored(self, costs: dict[tuple[str, str], RecordedCost]) -> dict[tuple[str, str], float]:
+        """Return the scores; remove answers without one, as if the table had no row for them."""
+        for model, responses in self.responses.items():
+            for name in [key for key, text in responses.items() if text is not None]:
+                if (name, model) not in self.scores:
+                    del responses[name]
+                    costs.pop((name, model), None)
+        return self.scores
 
     def agent_of(self, row: Mapping[str, Any], place: str) -> str:
         """Return the model of a row, as a valid name in architectures."""
@@ -425,25 +448,3 @@ def _text(row: Mapping[str, Any], column: str, place: str) -> str | None:
     if is_container(value):
         raise DataError(f"{place}: {column!r} must be a text, but is {value!r:.60}.")
     return None if is_absent(value) else plain_text(value)
-
-
-_TRUTHS = {"true": 1.0, "false": 0.0}
-_NO_SCORE = frozenset({"nan", "<na>", "na", "n/a", "none", "null", "nat"})
-
-
-def _score(row: Mapping[str, Any], column: str, place: str, *, has_response: bool) -> float | None:
-    """Return the score as a number, or None."""
-    value = _cell(row, column, place)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    text = str(value).strip().casefold()
-    if text in _NO_SCORE and not has_response:
-        return None
-    try:
-        score = _TRUTHS[text] if text in _TRUTHS else float(value)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not -1e-9 <= score <= 1 + 1e-9:
-        raise DataError(f"{place}: {column!r} must be a number in [0, 1], but is {value!r}.")
-    # Means of floats may exceed the range by a rounding error; larger values are of another scale.
-    return min(max(score, 0.0), 1.0)

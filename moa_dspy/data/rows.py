@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import dspy
 from moa_dspy.data.tables import (
     Record,
     holds_answer,
-    hub_records,
     is_absent,
     plain_text,
     read_records,
@@ -223,6 +222,40 @@ def check_outputs(
                 f"the metric reads: {_listed([repr(name) for name, _ in lacking])}; the first of "
                 f"these has {present}. Name the column that holds it in `columns`."
             )
+
+
+def hub_records(
+    name: str, *, split: str, config: str | None = None, file: str | None = None
+) -> Iterator[Record]:
+    """Yield the place and the columns of each row of a split on the hub.
+
+    Args:
+        name: Repository on the hub or a folder; with `file`, the name in errors.
+        split: Name of the split in the data set.
+        config: Configuration, if the data set has several.
+        file: URL or path of a JSON file to read instead of a declared split. Data sets
+            that a Python script declares cannot be loaded by name since `datasets` 4.
+
+    Raises:
+        DataError: If it cannot be loaded, for any reason; the message says how to continue without
+            the hub.
+    """
+    import datasets  # imported here, as importing this library must not load it
+
+    try:
+        table: Any = (
+            datasets.load_dataset(name, config, split=split)
+            if file is None
+            else datasets.load_dataset("json", data_files=file, split="train")
+        )
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise DataError(
+            f"{name}, split {split!r}, cannot be loaded from the hub "
+            f"({type(error).__name__}: {reason}); give the path of a local copy instead."
+        ) from error
+    for number, row in enumerate(table, start=1):
+        yield f"row {number}", dict(row)
 
 
 def read_hub(

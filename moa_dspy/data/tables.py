@@ -215,40 +215,6 @@ def records_of(path: Path) -> Iterator[Record]:
         yield f"row {number}", row
 
 
-def hub_records(
-    name: str, *, split: str, config: str | None = None, file: str | None = None
-) -> Iterator[Record]:
-    """Yield the place and the columns of each row of a split on the hub.
-
-    Args:
-        name: Repository on the hub or a folder; with `file`, the name in errors.
-        split: Name of the split in the data set.
-        config: Configuration, if the data set has several.
-        file: URL or path of a JSON file to read instead of a declared split. Data sets
-            that a Python script declares cannot be loaded by name since `datasets` 4.
-
-    Raises:
-        DataError: If it cannot be loaded, for any reason; the message says how to continue without
-            the hub.
-    """
-    import datasets  # imported here, as importing this library must not load it
-
-    try:
-        table: Any = (
-            datasets.load_dataset(name, config, split=split)
-            if file is None
-            else datasets.load_dataset("json", data_files=file, split="train")
-        )
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0].rstrip(".")
-        raise DataError(
-            f"{name}, split {split!r}, cannot be loaded from the hub "
-            f"({type(error).__name__}: {reason}); give the path of a local copy instead."
-        ) from error
-    for number, row in enumerate(table, start=1):
-        yield f"row {number}", dict(row)
-
-
 _LONGEST_EXPONENT = 1000
 _ABSENT_TYPES = ("NAType", "NaTType")
 """Types of pandas' values for a missing cell; pandas must not be imported for this."""
@@ -438,3 +404,44 @@ def _decimal(value: Any) -> Decimal:
         return value
     # The digits that Python prints, not those of the nearest binary number.
     return Decimal(repr(float(value)) if isinstance(value, float) else int(value))
+
+
+_TRUTHS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "correct", "right", "pass", "passed"), 1.0),
+    **dict.fromkeys(("false", "f", "no", "n", "incorrect", "wrong", "fail", "failed"), 0.0),
+}
+_NO_SCORE = frozenset({"nan", "<na>", "na", "n/a", "none", "null", "nat"})
+
+
+def score_in(value: Any, place: str, *, has_response: bool) -> float | None:
+    """Return the score in a cell as a number in [0, 1]; None if it holds none."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    text = str(value).strip().casefold()
+    if text in _NO_SCORE and not has_response:
+        return None
+    try:
+        # In [0, 1], a comma can only be the decimal comma of some languages.
+        number = text.replace(",", ".") if isinstance(value, str) else value
+        score = _TRUTHS[text] if text in _TRUTHS else float(number)
+    except (TypeError, ValueError):
+        score = math.nan
+    if not -1e-9 <= score <= 1 + 1e-9:
+        hint = "; divide scores up to 100 by 100" if 1 < score <= 100 else ""
+        hint = "; words are read such as true, no, correct" if text.isalpha() else hint
+        raise DataError(f"{place} must be a number in [0, 1], but is {value!r}{hint}.")
+    # Means of floats may exceed the range by a rounding error; larger values are of another scale.
+    return min(max(score, 0.0), 1.0)
+
+
+def cost_in(value: Any, place: str, *, is_count: bool) -> float | None:
+    """Return the cost in a cell, a number of at least 0; None if it holds none."""
+    if is_absent(value):
+        return None
+    try:
+        cost = float(value)
+    except (TypeError, ValueError):
+        cost = math.nan
+    if not 0 <= cost < math.inf:
+        raise DataError(f"{place} must be a number of at least 0, but is {value!r}.")
+    return round(cost) if is_count else cost

@@ -260,7 +260,9 @@ class DataTable(Table):
     def read(self) -> list[dspy.Example]:
         """Read the rows, all splits in one list."""
         if self.reader is not None:
-            return read_answers(self.path or Path(), columns=self.columns).examples()
+            # The questions alone: a table without scores is scored where the metric is known.
+            table = read_answers(self.path or Path(), columns=self.columns, matches=lambda *_: 0.0)
+            return table.examples()
         if self.benchmark is not None:
             return BENCHMARKS[self.benchmark].read(self.path, split=self.split)
         rows = read_rows(

@@ -99,9 +99,15 @@ class PreparedStudy:
         limits, named = asdict(study.limits), study.search.get("objectives", ())
         for cost in ("usd", "seconds"):
             if (cost in named or limits[cost] is not None) and not recorded.knows(cost):
+                n = sum(getattr(record, cost) is None for record in recorded.costs.values())
+                reason = (
+                    f"it is blank for {n} answers"
+                    if 0 < n < len(recorded.costs)
+                    else (f"name its column in `data.columns.{cost}`")
+                )
                 raise StudyError(
                     f"{cost} is an objective or a limit, but {path} does not have it for every "
-                    f"answer: name its column in `data.columns.{cost}`."
+                    f"answer: {reason}."
                 )
         agents = tuple(recorded_pool(recorded).values())
         prepared = cls(study, splits, recorded.metric(), agents, (), None, recorded)

@@ -174,3 +174,27 @@ def test_options_that_do_not_fit_are_named() -> None:
         FieldMetric.of("f1", "question -> label", weights={"label": 0})
     with pytest.raises(StudyError, match=r"Unknown metric 'f2'; known ones are choice, contains"):
         FieldMetric.of("f2", "question -> label")
+
+
+@pytest.mark.parametrize(
+    ("right", "given", "expected"),
+    [
+        ("3.456,50", "7.999,50", 0),
+        ("3.456,50", "Das sind 3456,5 Euro.", 1),
+        ("3.456,50", "3456.50", 1),
+        ("1,5", "2,5", 0),
+        ("1,5", "\u20ac 1.50", 1),
+        ("0,125", "0.125", 1),
+        ("0,125", "125", 0),
+        ("1.234.567", "1234567", 1),
+        ("12,34,567", "99,34,567", 0),
+        ("12,34,567", "1,234,567", 1),
+        ("1,500 kg", "1500 kg", 1),
+        (4, "It is at (3,4)", 1),
+        (3, "1,2,3", 1),
+    ],
+)
+def test_a_decimal_comma_and_points_between_thousands_are_read_as_one_number(
+    right: Any, given: str, expected: float
+) -> None:
+    assert score("numeric_match", right, given) == expected

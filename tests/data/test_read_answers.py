@@ -139,6 +139,76 @@ def test_other_answers_are_another_study(tmp_path: Path) -> None:
     assert {name for name in first if first[name] != other[name]} == {"answers"}
 
 
+def test_a_table_with_gold_alone_is_a_study(tmp_path: Path) -> None:
+    lines = ("[task]", 'metric = "exact_match"')
+    without = [{key: value for key, value in row.items() if key != "ok"} for row in ROWS]
+    path = study(tmp_path, *lines, rows=without)
+    path.write_text(path.read_text("utf-8").replace(', score = "ok"', ""), "utf-8")
+    prepared = PreparedStudy.read(path)
+    assert prepared.recorded is not None
+    assert (prepared.recorded.scores["0-1", "a"], prepared.recorded.scores["0-1", "b"]) == (1, 0)
+
+
+def test_an_answer_without_a_score_leaves_its_question_out_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [*ROWS, *({**row, "q": "3", "ok": "" if row["model"] == "b" else 1} for row in ROWS[:2])]
+    columns = {"question": "q", "agent": "model", "score": "ok"}
+    found = read_answers(write(tmp_path / "t.csv", rows), columns=columns)
+    assert [row.id for row in found.examples()] == ["1", "2"]
+    assert "1 of 3, such as '3', which lacks b" in caplog.text
+    assert found.knows("usd")
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("yes", "no"), ("T", "F"), ("correct", "incorrect")])
+def test_words_for_true_and_false_are_scores(tmp_path: Path, right: str, wrong: str) -> None:
+    rows = [{**row, "ok": right if row["ok"] else wrong} for row in ROWS]
+    columns = {"question": "q", "agent": "model", "score": "ok"}
+    found = read_answers(write(tmp_path / "t.csv", rows), columns=columns)
+    assert (found.scores["1", "a"], found.scores["1", "b"]) == (1.0, 0.0)
+
+
+def test_a_score_may_have_a_decimal_comma_but_no_other_scale(tmp_path: Path) -> None:
+    columns = {"question": "q", "agent": "model", "score": "ok"}
+    half = write(tmp_path / "t.csv", [{**ROWS[0], "ok": "0,5"}])
+    assert read_answers(half, columns=columns).scores["1", "a"] == 0.5
+    percent = write(tmp_path / "u.csv", [{**ROWS[0], "ok": 72}])
+    with pytest.raises(
+        DataError, match=r"in \[0, 1\], but is '72'; divide scores up to 100 by 100"
+    ):
+        read_answers(percent, columns=columns)
+    word = write(tmp_path / "w.csv", [{**ROWS[0], "ok": "good"}])
+    with pytest.raises(DataError, match="but is 'good'; words are read such as true, no, correct"):
+        read_answers(word, columns=columns)
+
+
+def test_columns_are_found_in_any_case_and_a_key_may_be_missing_in_a_row(tmp_path: Path) -> None:
+    rows = [
+        {"Question": "1", "Agent": "a", "answer": None},
+        {"Question": "1", "Agent": "b", "answer": "x", "score": 1, "USD": 0.5},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    found = read_answers(tmp_path / "t.jsonl")
+    assert found.responses == {"a": {"1": None}, "b": {"1": "x"}}
+    assert found.costs["1", "b"].usd == 0.5
+    assert not found.knows("usd")
+
+
+def test_a_cost_that_is_blank_in_some_rows_is_told_with_their_number(tmp_path: Path) -> None:
+    rows = [{**row, "usd": "" if row["model"] == "b" else 1} for row in ROWS]
+    path = study(tmp_path, "[search]", 'objectives = ["win_rate", "usd"]', rows=rows)
+    with pytest.raises(StudyError, match="does not have it for every answer: it is blank for 20"):
+        PreparedStudy.read(path)
+
+
+def test_a_second_answer_and_a_wide_table_are_told_what_to_do(tmp_path: Path) -> None:
+    columns = {"question": "q", "agent": "model", "score": "ok"}
+    with pytest.raises(DataError, match="a second time: keep one, or give each sample an agent"):
+        read_answers(write(tmp_path / "t.csv", [ROWS[0], ROWS[0]]), columns=columns)
+    with pytest.raises(DataError, match=r"a column per agent long first \(pandas: `melt`\)"):
+        read_answers(write(tmp_path / "u.csv", [{"question": 1, "gold": "x", "m1": "x"}]))
+
+
 @pytest.mark.slow
 def test_the_shipped_example_goes_from_a_table_to_a_verdict_in_one_command(
     tmp_path: Path,

@@ -13,12 +13,11 @@ from typing import Any
 import dspy
 
 from moa_dspy.data.answers import normalise_text
-from moa_dspy.data.rows import Benchmark, BenchmarkOrigin, PublishedRow
+from moa_dspy.data.rows import Benchmark, BenchmarkOrigin, PublishedRow, hub_records
 from moa_dspy.data.tables import (
     Record,
     accepted_answers,
     find_file,
-    hub_records,
     is_absent,
     plain_text,
     records_of,

@@ -165,10 +165,14 @@ class ArchitectureState(Parameter):
     DSPy loads a state into a program with the same predictors. A mixture returned by a search may
     have other seats than the program that loads it, so this entry holds the architecture with the
     prompts and demos of all seats, and loading it gives a mixture these seats.
+
+    Attributes:
+        mixture: The mixture.
+        entries: Names of the mixture's other entries, if DSPy loads them one by one after this one.
     """
 
-    def __init__(self, mixture: Any) -> None:
-        self.mixture = mixture
+    def __init__(self, mixture: Any, entries: Sequence[str] = ()) -> None:
+        self.mixture, self.entries = mixture, tuple(entries)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Return the architecture, and the parts of each seat that optimizers may change."""
@@ -176,18 +180,21 @@ class ArchitectureState(Parameter):
         for name, seat in all_predictors(self.mixture):
             state = seat.dump_state(json_mode=json_mode)
             seats[name] = {key: state[key] for key in _KEPT if key in state}
-        return {**self.mixture.architecture.to_json(), "seats": seats}
+        content = {**self.mixture.architecture.to_json(), "seats": seats}
+        return {**content, "entries": list(self.entries)} if self.entries else content
 
     def load_state(self, state: Any) -> None:
         """Give the mixture the architecture of ``state``, with its prompts and demos.
 
         Raises:
-            ArchitectureError: If the state is not of a mixture, or of a mixture with other modules.
+            ArchitectureError: If the state is not of a mixture, or of a mixture with other modules,
+                or DSPy would not find an entry for each predictor of the program that loads it.
             PoolError: If the mixture's pool lacks an agent.
         """
         if not isinstance(state, Mapping) or not isinstance(state.get("seats"), Mapping):
             raise ArchitectureError("The state of a mixture must have `seats`, one per predictor.")
-        plain = {key: value for key, value in state.items() if key != "seats"}
+        plain = {key: value for key, value in state.items() if key not in ("seats", "entries")}
+        self._check_entries(plain, state.get("entries", self.entries))
         clone = self.mixture.with_architecture(Architecture.from_json(plain))
         seats, states = dict(all_predictors(clone)), state["seats"]
         if set(seats) != set(states):
@@ -199,6 +206,17 @@ class ArchitectureState(Parameter):
             kept = {key: states[name][key] for key in _KEPT if key in states[name]}
             seat.load_state({**_EMPTY_STATE, **kept})
         self.mixture.replace_seats(clone)
+
+    def _check_entries(self, saved: Mapping[str, Any], entries: Sequence[str]) -> None:
+        """Check that the state has an entry for all that DSPy looks up in it after this one."""
+        if lacking := [name for name in self.entries if name not in entries]:
+            architecture = Architecture.from_json(saved)
+            raise ArchitectureError(
+                f"The state is of a program with the mixture {architecture}, but the program that "
+                f"loads it has {self.mixture.architecture}, and DSPy needs the same predictors: "
+                f"the state lacks {', '.join(lacking)}. Make the program that loads it with "
+                f"{str(architecture)!r}, or with a single agent, which loads every state."
+            )
 
     def reset(self) -> None:
         """Do nothing: the architecture is not learned by an optimizer."""

@@ -290,10 +290,11 @@ class MixtureOfAgents(PlannedModule):
         return self.aggregator if self.architecture.combine in ("synthesize", "fuse") else None
 
     def named_parameters(self) -> list[tuple[str, Any]]:
-        """Return every predictor by its name, and the other entries of DSPy's states."""
+        """Return the entries of DSPy's states; only the first can tell which others one lacks."""
         seats: list[tuple[str, Any]] = super().named_parameters()
         former = former_seats([name for name, _ in seats], self._former_seats)
-        return [*seats, *former, ("architecture", ArchitectureState(self))]
+        first = ArchitectureState(self, [*dict(seats), *dict(former)])
+        return [("architecture", first), *seats, *former]
 
     def load_state(self, state: Any, *, allow_unsafe_lm_state: bool = False) -> None:
         """Load the architecture, prompts and demos of a state that ``dump_state`` returned.

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from moa_dspy.data.answers import normalise_answer, normalise_text
+from moa_dspy.data.splits import split_of
 from moa_dspy.data.tables import Record, holds_answer, is_absent, plain_text
 from moa_dspy.errors import DataError
 
@@ -104,7 +105,7 @@ class TableProfile:
     def split_column(self) -> str | None:
         """The column with train, val or test in every row, if there is one."""
         for name in self.columns:
-            held = set(map(str, self.values[name]))
+            held = set(map(split_of, self.values[name]))
             if {"val", "test"} <= held <= set(SPLITS):
                 return name
         return None

@@ -81,6 +81,17 @@ def _keys(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
 
 
 _NAMES = ("train", "val", "test")
+_WRITTEN: Final = {name: name for name in _NAMES} | {
+    **dict.fromkeys(("training",), "train"),
+    **dict.fromkeys(("dev", "development", "valid", "validation"), "val"),
+    **dict.fromkeys(("testing",), "test"),
+}
+"""Other names of the splits in tables, as data sets on the hub have them."""
+
+
+def split_of(value: Any) -> str | None:
+    """Return the split that a cell names, in any case; None if it names none."""
+    return _WRITTEN.get(value.strip().casefold()) if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +223,13 @@ def _parts_of_column(rows: Sequence[dspy.Example], column: str) -> dict[str, lis
     parts: dict[str, list[dspy.Example]] = {split: [] for split in _NAMES}
     for number, example in enumerate(rows, start=1):
         value = example.get(column, None)
-        if value not in _NAMES:
+        if (split := split_of(value)) is None:
             named = f" (id {example['id']!r})" if "id" in example else ""
             shown = "has no value" if value is None else f"is {value!r}"
             raise DataError(
                 f"Row {number}{named}: column {column!r} {shown}; choices are {', '.join(_NAMES)}."
             )
-        parts[value].append(example)
+        parts[split].append(example)
     return parts
 
 

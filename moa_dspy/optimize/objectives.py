@@ -327,6 +327,29 @@ def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRe
     return fair
 
 
+def check_one_within(limits: Limits, costs: Mapping[str, Mapping[str, float]]) -> None:
+    """Check that a single agent stays within the limits, as a mixture costs no less.
+
+    Args:
+        limits: Maximum costs of a question.
+        costs: Of a question to each agent, by the names of the limits.
+
+    Raises:
+        StudyError: If none does; the message has the cost of each.
+    """
+    if any(limits.allow(**cost) for cost in costs.values()):
+        return
+    given = {name: value for name, value in asdict(limits).items() if value is not None}
+    shown = "; ".join(
+        f"{agent} takes {', '.join(f'{cost[name]:.3g} {name}' for name in given)}"
+        for agent, cost in costs.items()
+    )
+    raise StudyError(
+        f"`limits` allow {', '.join(f'{value:g} {name}' for name, value in given.items())} for a "
+        f"question, but no agent answers within that: {shown}. Raise them, or add another agent."
+    )
+
+
 def best_on_val(
     trials: Sequence[TrialRecord], *, limits: Limits | None = None, diversity_weight: float = 0.0
 ) -> TrialRecord:

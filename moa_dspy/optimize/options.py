@@ -315,6 +315,10 @@ def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
             "agents and their answers."
         )
     tables = {name: dict(content.get(name) or {}) for name in ("task", "space", "calls")}
+    if isinstance(column := data.get("split_column"), str) and column != "split":
+        # The rows of the study have the table's column under our name of it.
+        named = {"split": column, **(data.get("columns") or {})}
+        tables["data"] = {**data, "split_column": "split", "columns": named}
     combines = tables["space"].setdefault("combines", ["vote"])
     if tables["space"].get("rankers"):
         raise StudyError(

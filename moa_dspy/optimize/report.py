@@ -314,9 +314,11 @@ def _spent(result: StudyResult) -> Iterator[str]:
         space = f"; the space has {size:,}, and baselines outside it were measured too"
     end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
     yield f"Search: {n:,} architectures measured{space}{end}."
+    is_late = " seconds is reached" in (result.stopped_by or "")
+    beyond = " in all; a budget of seconds ends calls, not the computation of the result"
     yield (
         f"Cost: {result.calls_made:,} calls made, {result.calls_reused:,} reused, "
-        f"{paid(result.usd)}, {duration(result.seconds)}."
+        f"{paid(result.usd)}, {duration(result.seconds)}{beyond if is_late else ''}."
     )
     if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
         yield f"Failed responses: {failed}."

@@ -35,7 +35,7 @@ from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.judge_facts import JudgeFacts
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import Outcome, means, own_seconds, scores
-from moa_dspy.optimize.objectives import mean_distances, names_of
+from moa_dspy.optimize.objectives import check_one_within, mean_distances, names_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Leader, Progress, StageWork
 from moa_dspy.optimize.prompts.prompt import PromptRegistry
@@ -151,7 +151,7 @@ def measure_single_agents(
             replies={name: list(map(_reply, outcomes)) for name, outcomes in measured.items()},
         )
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
-    return SingleAgents(
+    agents = SingleAgents(
         {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},
         options.space,
         options.limits,
@@ -161,6 +161,9 @@ def measure_single_agents(
         own_seconds=own_seconds(measured, options.pool, options.num_threads, *took),
         **_known_of(evaluator, names, tuple(usable[place] for place in places)),
     )
+    if options.limits != Limits() and not agents.mixtures:
+        check_one_within(options.limits, {name: agents._costs((name,)) for name in names})
+    return agents
 
 
 def _leader(name: str, outcomes: Sequence[Outcome]) -> Leader:

@@ -90,9 +90,11 @@ class PreparedStudy:
     @classmethod
     def _of_answers(cls, study: StudyFile, splits: Splits, metric: Any) -> PreparedStudy:
         """Return the study of a table of answers, whose agents are the pool."""
+        checked = CheckedMetric.of(metric)
 
         def matches(gold: str, answer: str) -> float:
-            return float(metric(dspy.Example(answer=gold), dspy.Prediction(answer=answer)))
+            row = dspy.Example(id=gold, answer=gold, gold=gold).with_inputs()
+            return checked.score(row, dspy.Prediction(answer=answer))
 
         path = study.data.path or Path()
         recorded = read_answers(path, columns=study.data.columns, matches=matches)

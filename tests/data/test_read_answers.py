@@ -17,7 +17,8 @@ import pytest
 from moa_dspy.calls.budget import Ledger
 from moa_dspy.data import read_answers
 from moa_dspy.data.recorded import RecordedCost
-from moa_dspy.errors import DataError, StoreError, StudyError
+from moa_dspy.errors import DataError, MetricError, StoreError, StudyError
+from moa_dspy.optimize import run_study
 from moa_dspy.optimize.study import PreparedStudy
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +193,53 @@ def test_columns_are_found_in_any_case_and_a_key_may_be_missing_in_a_row(tmp_pat
     assert found.responses == {"a": {"1": None}, "b": {"1": "x"}}
     assert found.costs["1", "b"].usd == 0.5
     assert not found.knows("usd")
+
+
+def test_the_column_of_splits_may_have_any_name(tmp_path: Path) -> None:
+    names = ("train", "validation", "Test", "dev")
+    rows = [{**row, "fold": names[n // 2]} for n, row in enumerate([*ROWS, *ROWS])]
+    for n, row in enumerate(rows):
+        row["q"] = str(n // 2)
+        row["gold"] = "x"
+    path = study(tmp_path)
+    write(tmp_path / "t.csv", rows)
+    sizes = "sizes = { train = 1, val = 10, test = 9 }"
+    path.write_text(path.read_text("utf-8").replace(sizes, 'split_column = "fold"'), "utf-8")
+    splits = PreparedStudy.read(path).splits
+    assert [[row.id for row in part] for part in (splits.train, splits.val, splits.test)] == [
+        ["0"],
+        ["1", "3"],
+        ["2"],
+    ]
+
+
+def test_a_metric_that_fails_on_gold_is_told_and_finds_it_under_both_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "def both(row, prediction):\n    return float(row.gold == row.answer)\n"
+        "def fails(row, prediction):\n    return row.other\n"
+    )
+    (tmp_path / "gold_metric.py").write_text(text, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    without = [{key: value for key, value in row.items() if key != "ok"} for row in ROWS]
+    for name in ("both", "fails"):
+        path = study(tmp_path, "[task]", f'metric = "gold_metric:{name}"', rows=without)
+        path.write_text(path.read_text("utf-8").replace(', score = "ok"', ""), "utf-8")
+        if name == "both":
+            assert PreparedStudy.read(path).recorded.scores["0-1", "b"] == 1  # type: ignore[union-attr]
+            continue
+        with pytest.raises(MetricError, match="The metric raised AttributeError on example 'x'"):
+            PreparedStudy.read(path)
+
+
+def test_limits_below_every_agent_are_told_before_a_mixture_is_tried(tmp_path: Path) -> None:
+    path = study(tmp_path, "[limits]", "usd = 0.001")
+    message = (
+        r"allow 0\.001 usd for a question, but no agent .*: a takes 0\.01 usd; b takes 0\.02 usd"
+    )
+    with pytest.raises(StudyError, match=message):
+        run_study(path, out=tmp_path / "out")
 
 
 def test_a_cost_that_is_blank_in_some_rows_is_told_with_their_number(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def test_a_column_says_where_rows_go_and_keeps_their_order() -> None:
 
 
 def test_a_value_that_is_no_split_is_named() -> None:
-    with pytest.raises(DataError, match=r"Row 1 \(id 'a'\): column 'at' is 'dev'; choices are tr"):
-        split_rows([row("a", at="dev")], column="at")
+    with pytest.raises(DataError, match=r"Row 1 \(id 'a'\): column 'at' is 'rest'; choices are tr"):
+        split_rows([row("a", at="rest")], column="at")
     with pytest.raises(DataError, match="column 'at' has no value"):
         split_rows([row("a")], column="at")
     with pytest.raises(DataError, match="Row 1: column 'at' has no value"):

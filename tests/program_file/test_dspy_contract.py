@@ -118,6 +118,19 @@ def test_a_state_alone_goes_from_mixture_to_mixture(pool: Pool) -> None:
         other.load_state({})
 
 
+def test_a_program_whose_mixture_has_other_seats_than_its_state_is_told_which(pool: Pool) -> None:
+    state = json.loads(json.dumps(searched(Program(pool), "z + a > vote").dump_state()))
+    other = Program(pool)
+    other.answer = other.answer.with_architecture(Architecture.parse("m > a > synthesize(z)"))
+    message = (
+        r"mixture z \+ a > vote, but the program that loads it has m > a > synthesize\(z\).*the "
+        r"state lacks layers\[1\]\.proposers\[0\]\. Make the program that loads it with 'z \+ a > "
+    )
+    with pytest.raises(ArchitectureError, match=message):
+        other.load_state(state)
+    assert str(other.answer.architecture) == "m > a > synthesize(z)"
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

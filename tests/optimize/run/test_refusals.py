@@ -171,7 +171,10 @@ def without(data: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
             lambda data: [*data[:-1], {**data[-1], "question": "VAL  0"}],
             r"Splits overlap: val \('val-0'\) and test \('test-14'\) have the same inputs",
         ),
-        (lambda data: [*data[:-1], {**data[-1], "split": "dev"}], "'dev'; choices are train, val"),
+        (
+            lambda data: [*data[:-1], {**data[-1], "split": "other"}],
+            "'other'; choices are train, val",
+        ),
         (lambda data: [*data[:-1], {**data[-1], "question": None}], "field 'question' is null"),
         (lambda data: [], "has no rows"),
         (

@@ -31,11 +31,11 @@ from moa_dspy.optimize.simulated_answers import (
     synthetic_answers,
 )
 from moa_dspy.optimize.simulation import (
+    Candidates,
     SimulatedQuestions,
     SimulatedRace,
     SimulatedStudy,
     StageCalls,
-    simulated_acquisition,
     simulated_trials,
     tokens_read,
 )
@@ -45,13 +45,21 @@ from moa_dspy.optimize.space.programs import (
     random_draws,
     with_n_calls,
 )
-from moa_dspy.optimize.space.rules import OWN_PROMPT
+from moa_dspy.optimize.space.rules import OWN_PROMPT, combine_features
 from moa_dspy.optimize.space.space import SearchSpace
-from moa_dspy.optimize.surrogate.acquisition import Acquisition, single_agents
+from moa_dspy.optimize.surrogate.acquisition import (
+    Acquisition,
+    Forecast,
+    Prices,
+    single_agents,
+)
+from moa_dspy.optimize.surrogate.gp import Kernels, Traits
 
 MOST_DRAWN: Final = 300
 """Maximum number of architectures drawn; costs of larger studies are scaled up from these."""
 _ROWS: Final = 12  # rows on which a simulation asks; costs are scaled up to all rows
+_N_DRAWN: Final = 20
+"""Random candidates of a simulated proposal, beside neighbours; a real search has more."""
 _MOST_PLAYS, _FEWEST_PLAYS = 15, 5
 _PLAYED: Final = 1_500
 """Architectures of all simulations together, which determines the number of simulations."""
@@ -134,7 +142,8 @@ class StudyPlan:
             form = self.canonical(arch)
             return form if arch.prompt in (None, OWN_PROMPT) else replace(form, prompt=arch.prompt)
 
-        n, forms = min(self.n_measured, MOST_DRAWN), (self.canonical, named)
+        forms = [self.canonical] if self.effort is None else [self.canonical, named]
+        n = min(self.n_measured, MOST_DRAWN)
         draws = [random_draws(self.space, form, self.seed) for form in forms]
         return {bool(place): list(islice(drawn, n)) for place, drawn in enumerate(draws)}
 
@@ -169,6 +178,11 @@ class StudyPlan:
         else:
             found = [self._made_up(number, place) for place in range(len(self.space.paths))]
         return [one.with_habit(last.habit) for one in found]
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """Candidates of the simulated searches."""
+        return Candidates(self.space, self.canonical, self.seed)
 
     @cached_property
     def searches(self) -> tuple[_SimulatedSearch, ...]:
@@ -255,13 +269,12 @@ class _SimulatedSearch:
         self.plan = plan
         answers = plan.answers(number)
         n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
-        race = _simulated_race(plan, answers, number)
+        self.race = race = _simulated_race(plan, answers, number)
         self.mixtures = simulated_trials(
-            plan.space,
+            plan.candidates,
             [*_varied_singles(plan, race), *plan.given],
             min(n, MOST_DRAWN),
             race=race,
-            canonical=plan.canonical,
             acquisition=self._acquisition(answers, number),
             rng=random.Random(f"search-{plan.seed}-{number}"),
         )
@@ -269,13 +282,17 @@ class _SimulatedSearch:
 
     def _acquisition(self, answers: SimulatedAnswers, number: int) -> Acquisition | None:
         """Return the search's acquisition; None with another sampler, or for a program."""
-        plan = self.plan
+        plan, seed = self.plan, self.plan.seed + number
         if not plan.is_acquired or isinstance(plan.space, ProgramSpace):
             return None
-        seed = plan.seed + number
-        return simulated_acquisition(
-            plan.space, answers, plan.agents, plan.costs, plan.canonical, seed
+        means = {name: float(row.mean()) for name, row in answers.scores.items()}
+        forecast = Forecast(
+            usd={name: agent.alone.usd for name, agent in plan.agents.items()},
+            seconds={name: agent.alone.seconds for name, agent in plan.agents.items()},
         )
+        traits = Traits(means, answers.diversity, plan.space.prompts, combine_features(plan.space))
+        price_at, kernels = Prices(forecast, plan.costs, seed).at, Kernels.of(traits)
+        return Acquisition(plan.space, kernels, plan.canonical, seed, price_at, n_drawn=_N_DRAWN)
 
 
 class _SimulatedStudy:
@@ -298,6 +315,9 @@ class _SimulatedStudy:
             beyond_val=plan.beyond_val,
         )
         self.search = plan.searches[number % len(plan.searches)]
+        # A simulation with the search's own number has its answers and so its race.
+        is_own = number < len(plan.searches)
+        self.race = self.search.race if is_own else _simulated_race(plan, self.answers, number)
         self.random_archs = plan.random_archs[plan.finds_prompt(number)]
         self.rows_judged = 0.0
 
@@ -305,7 +325,7 @@ class _SimulatedStudy:
         """Return the cost of each stage."""
         plan, search, n_rows = self.plan, self.search, len(self.rows)
         singles = list(single_agents(plan.space))
-        on_val, race = plan.n_val / n_rows, _simulated_race(plan, self.answers, self.number)
+        on_val, race = plan.n_val / n_rows, self.race
         stages = {"single agents": self._cost(self._measured(singles, None), on_val)}
         measured = self._measured(search.mixtures, race)
         stages["search"] = self._cost(measured, on_val * search.scale)

@@ -132,7 +132,8 @@ class SimulatedAnswers:
             for name, found in self.scores.items()
         }
         self._texts, self._votes = _Words(replies, self._meant), _Words(ballots, self._meant)
-        pairs = [(a, b) for a in scores for b in scores if a < b]
+        self._diversities: dict[tuple[str, str], float] = {}
+        pairs = combinations(scores, 2)
         equal = [
             x == y for a, b in pairs for x, y in zip(self._meant[a], self._meant[b], strict=True)
         ]
@@ -141,7 +142,7 @@ class SimulatedAnswers:
     def with_habit(self, habit: ReadingHabit) -> SimulatedAnswers:
         """Return the same answers of single agents with another reading habit."""
         found = copy(self)
-        found.habit = habit
+        found.habit, found.coded = habit, self.coded
         return found
 
     def alone(self, name: str, row: int) -> SimulatedAnswer:
@@ -217,8 +218,10 @@ class SimulatedAnswers:
 
     def diversity(self, one: str, other: str) -> float:
         """Return the share of rows on which two agents' answers differ."""
-        pairs = zip(self.replies[one], self.replies[other], strict=True)
-        return float(np.mean([a != b for a, b in pairs]))
+        if (one, other) not in self._diversities:
+            pairs = zip(self.replies[one], self.replies[other], strict=True)
+            self._diversities[one, other] = float(np.mean([a != b for a, b in pairs]))
+        return self._diversities[one, other]
 
 
 class SimulatedMeanings:
@@ -234,6 +237,7 @@ class SimulatedMeanings:
         self._alone, self._worth = answers.coded
         self._nodes: dict[Hashable, RowMeanings] = {}
         self._n_rows, self._n_new = len(self._worth), 0
+        self._rows = np.arange(self._n_rows)
         self._deciding: dict[int, RowMeanings] = {}
 
     def scores(self, one: Architecture) -> RowScores:
@@ -246,12 +250,12 @@ class SimulatedMeanings:
             if n not in self._deciding:
                 self._deciding[n] = self._rng.integers(n, size=self._n_rows)
             every = np.array([self.scores(inside) for _, inside in one.parts])
-            found: RowScores = every[self._deciding[n], range(self._n_rows)]
+            found: RowScores = every[self._deciding[n], self._rows]
             return found
         if one.combine == "vote" and one.chooses_among_singles and not one.weights:
             return self._answers.voted(one)
         said = self._said(one)
-        found = np.where(said < 0, 0.0, self._worth[range(self._n_rows), np.maximum(said, 0)])
+        found = np.where(said < 0, 0.0, self._worth[self._rows, np.maximum(said, 0)])
         return found
 
     def _said(self, one: Architecture) -> RowMeanings:
@@ -294,9 +298,7 @@ class SimulatedMeanings:
         if habit == "own" and own is not None:
             return own
         table = np.array(read if own is None else [own, *read])
-        taken: RowMeanings = table[
-            self._rng.integers(len(table), size=self._n_rows), range(self._n_rows)
-        ]
+        taken: RowMeanings = table[self._rng.integers(len(table), size=self._n_rows), self._rows]
         if habit == "most":
             return _most(table, np.ones(len(table)))
         if habit == "right":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from math import ceil, inf
 from typing import Any, Final
 
 import numpy as np
@@ -22,12 +24,9 @@ from moa_dspy.optimize.simulated_answers import (
     SimulatedMeanings,
 )
 from moa_dspy.optimize.space.programs import MOST_REPEATS, ProgramArchitecture
-from moa_dspy.optimize.space.rules import combine_features
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.surrogate.acquisition import (
     Acquisition,
-    Forecast,
-    Prices,
     neighbours,
     nodes_of,
     single_agents,
@@ -63,6 +62,7 @@ class SimulatedRace:
         self._looks = look_points(self._n_rows)
         self._race = Race(2 * n_trials, max(len(self._looks), 1))
         self._must_cost_less = must_cost_less
+        self._rival, self._rival_mean = np.zeros(self._n_rows), -inf
         self._whole: dict[Architecture, RowScores] = {}
         self._scores: dict[Architecture, RowScores] = {}
         self._rows: dict[Architecture, int] = {}
@@ -70,32 +70,32 @@ class SimulatedRace:
         self._meanings = SimulatedMeanings(answers, rng)
         self._alone = [Architecture.single(name) for name in self._singles]
         for one, name in zip(self._alone, self._singles, strict=True):
-            self._put(one, self._singles[name])
+            self._scores[one] = self._singles[name]
+            self._finish(one)
 
-    def _put(self, key: Architecture, scores: RowScores) -> None:
-        self._whole[key] = self._scores[key] = scores
-        self._rows[key] = self._n_rows
+    def _finish(self, arch: Architecture) -> None:
+        """Note that an architecture is measured on all rows, and may stop later ones."""
+        scores = self._whole[arch] = self._scores[arch]
+        self._rows[arch] = self._n_rows
+        mean = float(scores.mean())
+        if mean > self._rival_mean and not (self._must_cost_less and arch.layers):
+            self._rival, self._rival_mean = scores, mean
 
     def rows_of(self, arch: Architecture) -> int:
         """Return the number of rows on which an architecture is measured."""
         if arch not in self._rows:
-            rival, scores = self._rival(), self._meanings.scores(arch)
-            self._put(arch, scores)
+            scores = self._scores[arch] = self._meanings.scores(arch)
             for look in self._looks:
-                if self._race.is_lost(scores[:look], rival[:look]):
-                    del self._whole[arch]
+                if self._race.is_lost(scores[:look], self._rival[:look]):
                     self._rows[arch] = look
-                    break
+                    return look
+            self._finish(arch)
         return self._rows[arch]
 
     def scores_of(self, arch: Architecture) -> RowScores:
         """Return the scores of an architecture row by row; NaN where it is not measured."""
         n_rows = self.rows_of(arch)
         return np.where(np.arange(self._n_rows) < n_rows, self._scores[arch], np.nan)
-
-    def _rival(self) -> RowScores:
-        among = {o: f for o, f in self._whole.items() if not (self._must_cost_less and o.layers)}
-        return max(among.values(), key=lambda scores: float(scores.mean()))
 
     def ordered(self, among: Iterable[Architecture]) -> list[Architecture]:
         """Return the architectures measured on all rows, best first; ties go to fewer calls."""
@@ -141,11 +141,16 @@ class SimulatedRace:
         means = {name: float(found.mean()) for name, found in self._singles.items()}
         prompts = dict.fromkeys(one.prompt for one in ones if one.prompt is not None)
         kernels = Kernels.of(Traits(means, self._answers.diversity, tuple(prompts)))
-        model = SurrogateModel(kernels, ones, np.array([self.scores_of(one) for one in ones]))
-        gains, errors = model.gains(incumbent)
+        scores = np.array([self.scores_of(one) for one in ones])
+        # The time to learn grows with the cube of their number.
+        some = slice(None, None, ceil(len(ones) / _MOST_LEARNED))
+        weights = SurrogateModel(kernels, ones[some], scores[some]).weights
+        gains, errors = SurrogateModel(kernels, ones, scores, weights=weights).gains(incumbent)
         return dict(zip(ones, (gains - caution * errors).round(12).tolist(), strict=True))
 
 
+_MOST_LEARNED: Final = 100
+"""Architectures from which a simulated pick learns the weights of the surrogate model."""
 _TASKS: Final = {"select": RANK, "knockout": RANK, "fuse": ANALYSE}
 """Instructions of last steps that are not in the paper on mixtures of agents."""
 _TOKENS_PER_WORD: Final = 1.2
@@ -156,43 +161,55 @@ _RANKER_TOKENS: Final = 2.0  # tokens of a reply that is a number
 
 _MOST_PROPOSED: Final = 120 // len(READING_HABITS)
 """Proposals by the acquisition in each simulated search: 15 ms each, one search per habit."""
-_N_DRAWN: Final = 20
-"""Random candidates of such a proposal, beside neighbours; a real search has more."""
 _N_CANDIDATES: Final = 12
 """Neighbours, and as many draws, that are candidates of a proposal without the acquisition."""
+_SHARED_DRAWS: Final = 500
+"""Draws of which all searches take their candidates; a draw takes half a millisecond."""
 
 _Canonical = Callable[[Architecture], Architecture]
 
 
-def simulated_acquisition(
-    space: SearchSpace,
-    answers: SimulatedAnswers,
-    agents: Mapping[str, AgentCosts],
-    costs: Sequence[str],
-    canonical: _Canonical,
-    seed: int,
-) -> Acquisition:
-    """Return the acquisition of a search, for simulated scores.
+class Candidates:
+    """The candidates of proposals without the acquisition; searches over a space share them.
 
-    ``costs`` names the costs that are objectives.
+    Args:
+        space: The architectures that may be tried.
+        canonical: Gives architectures the form in which they are measured.
+        seed: Seed of the draws.
     """
-    means = {name: float(row.mean()) for name, row in answers.scores.items()}
-    forecast = Forecast(
-        usd={name: agent.alone.usd for name, agent in agents.items()},
-        seconds={name: agent.alone.seconds for name, agent in agents.items()},
-    )
-    traits = Traits(means, answers.diversity, space.prompts, combine_features(space))
-    prices = Prices(forecast, costs, seed)
-    return Acquisition(space, Kernels.of(traits), canonical, seed, prices.at, n_drawn=_N_DRAWN)
+
+    def __init__(self, space: SearchSpace, canonical: _Canonical, seed: int) -> None:
+        self.space, self.canonical = space, canonical
+        self._seed = seed
+        self._near: dict[Architecture, list[Architecture]] = {}
+
+    @cached_property
+    def _drawn(self) -> list[Architecture]:
+        rng = random.Random(f"candidates-{self._seed}")
+        return [self.draw(rng) for _ in range(_SHARED_DRAWS)]
+
+    def draw(self, rng: random.Random) -> Architecture:
+        """Return any architecture."""
+        return self.canonical(self.space.draw(rng))
+
+    def some(self, mixtures: Sequence[Architecture], rng: random.Random) -> list[Architecture]:
+        """Return neighbours of one of the mixtures, if any, and draws."""
+        near: list[Architecture] = []
+        if mixtures:
+            chosen = rng.choice(mixtures)
+            if chosen not in self._near:
+                self._near[chosen] = list(neighbours(chosen, self.space))
+            near = self._near[chosen]
+        near = rng.sample(near, min(len(near), _N_CANDIDATES))
+        return [*map(self.canonical, near), *rng.sample(self._drawn, _N_CANDIDATES)]
 
 
 def simulated_trials(
-    space: SearchSpace,
+    candidates: Candidates,
     first: Iterable[Architecture],
     n: int,
     *,
     race: SimulatedRace,
-    canonical: _Canonical,
     acquisition: Acquisition | None,
     rng: random.Random,
 ) -> list[Architecture]:
@@ -200,7 +217,7 @@ def simulated_trials(
 
     After the ``first`` mixtures, the acquisition proposes; if it is None, they are drawn.
     """
-    architectures = dict.fromkeys(single_agents(space))
+    architectures = dict.fromkeys(single_agents(candidates.space))
     n_known = len(architectures)
     architectures |= dict.fromkeys(first)
     nodes = {node for arch in architectures for node in nodes_of(arch)}
@@ -209,7 +226,7 @@ def simulated_trials(
             scores = np.array([race.scores_of(arch) for arch in architectures])
             proposal = acquisition.propose(list(architectures), scores)
         else:
-            proposal = _drawn(space, architectures, nodes, canonical, rng)
+            proposal = _drawn(candidates, architectures, nodes, rng)
         if proposal is None:
             break
         architectures[proposal] = None
@@ -218,28 +235,24 @@ def simulated_trials(
 
 
 def _drawn(
-    space: SearchSpace,
+    candidates: Candidates,
     architectures: Mapping[Architecture, None],
     nodes: Set[Hashable],
-    canonical: _Canonical,
     rng: random.Random,
 ) -> Architecture | None:
     """Return a mixture as another sampler may propose it: the best gain per new call.
 
     Candidates are neighbours of a known mixture and draws from the space; gains are random.
     """
-    mixtures = [arch for arch in architectures if arch.layers]
-    near = list(neighbours(rng.choice(mixtures), space)) if mixtures else []
-    draws = [space.draw(rng) for _ in range(_N_CANDIDATES)]
-    some = [*rng.sample(near, min(len(near), _N_CANDIDATES)), *draws]
-    new = [arch for arch in map(canonical, some) if arch not in architectures]
+    some = candidates.some([arch for arch in architectures if arch.layers], rng)
+    new = [arch for arch in some if arch not in architectures]
 
     def promise(arch: Architecture) -> float:
         return rng.expovariate(1) / (1 + len(nodes_of(arch) - nodes))
 
     if new:
         return max(new, key=promise)
-    others = (canonical(space.draw(rng)) for _ in range(MOST_REPEATS))
+    others = (candidates.draw(rng) for _ in range(MOST_REPEATS))
     return next((arch for arch in others if arch not in architectures), None)
 
 
@@ -247,24 +260,30 @@ def _drawn(
 class StageCalls:
     """The requests of a stage, on the rows of a simulation."""
 
-    cost: Cost = field(default_factory=Cost)
+    calls: float = 0.0
+    tokens: float = 0.0
+    usd: float = 0.0
+    seconds: float = 0.0
     busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, steps: Iterable[Sequence[tuple[str, Cost]]]) -> None:
         """Add the steps of one answer; the agents of a step are asked at the same time."""
         for step in steps:
-            total = sum((cost for _, cost in step), Cost())
-            slowest = max((cost.seconds for _, cost in step), default=0.0)
-            self.cost += replace(total, seconds=slowest)
+            slowest = 0.0
             for name, cost in step:
+                self.calls += cost.calls
+                self.tokens += cost.tokens
+                self.usd += cost.usd
                 self.busy[name] += cost.seconds
+                slowest = max(slowest, cost.seconds)
+            self.seconds += slowest
 
     def scaled(self, scale: float, *, num_threads: int, agents: Mapping[str, AgentCosts]) -> Cost:
         """Return the cost of these requests times ``scale``; seconds are wall time."""
         limits = {name: agents[name].max_concurrent for name in self.busy}
         waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
-        seconds = max([self.cost.seconds / num_threads, *waits])
-        return replace(self.cost, seconds=seconds) * scale
+        seconds = max([self.seconds / num_threads, *waits])
+        return Cost(self.calls, self.tokens, self.usd, seconds) * scale
 
 
 def tokens_read(
@@ -272,7 +291,18 @@ def tokens_read(
 ) -> float:
     """Return the tokens of an instruction and of the answers of a layer."""
     texts = sum(agents[name].text_tokens + _MARK_TOKENS for name in layer)
-    return _TOKENS_PER_WORD * len(f"{task} {REFERENCES_HEADING}".split()) + texts
+    return _TOKENS_PER_WORD * _n_words(task) + texts
+
+
+@lru_cache(maxsize=16)
+def _n_words(task: str) -> int:
+    return len(f"{task} {REFERENCES_HEADING}".split())
+
+
+@lru_cache(maxsize=10_000)
+def _seats(names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """Return each name with the number of the same names before it."""
+    return tuple((name, names[:seat].count(name)) for seat, name in enumerate(names))
 
 
 @dataclass(slots=True)
@@ -287,6 +317,7 @@ class SimulatedStudy:
         stops_early: Whether a vote asks only the members that decide its answer.
         beyond_val: Tokens by which inputs of other splits are longer than those of val.
         asked: Answers by request.
+        costs: Cost of an agent's answer by what it depends on.
     """
 
     by_mixture: Sequence[SimulatedAnswers]
@@ -296,6 +327,7 @@ class SimulatedStudy:
     stops_early: bool = True
     beyond_val: Mapping[str, float] = field(default_factory=dict[str, float])
     asked: dict[Hashable, SimulatedAnswer] = field(default_factory=dict[Hashable, SimulatedAnswer])
+    costs: dict[Hashable, Cost] = field(default_factory=dict[Hashable, Cost])
 
 
 @dataclass(slots=True)
@@ -325,9 +357,8 @@ class SimulatedQuestions:
         tokens, n_layers = 0.0, len(one.layers)
         for at, layer in enumerate(one.layers):
             is_vote = one.combine == "vote" and at == n_layers - 1
-            seats = [(name, layer[:seat].count(name)) for seat, name in enumerate(layer)]
             ask = self.members if is_vote and self.study.stops_early else self.layer
-            read = ask(seats, read, tokens)
+            read = ask(_seats(layer), read, tokens)
             tokens = tokens_read(self.agents, layer)
         if n_layers and one.combine in _TASKS:
             tokens = tokens_read(self.agents, one.layers[-1], _TASKS[one.combine])
@@ -335,9 +366,8 @@ class SimulatedQuestions:
         for at, names in enumerate(one.last_rounds):
             is_own = one.combine == "synthesize" and one.prompt is None
             role = "propose" if is_own or not n_layers else (one.combine, one.prompt, at)
-            seats = [(name, names[:seat].count(name)) for seat, name in enumerate(names)]
             reply = _RANKER_TOKENS if chooses else None
-            said = self.layer(seats, read, tokens, role=role, reply=reply)
+            said = self.layer(_seats(tuple(names)), read, tokens, role=role, reply=reply)
         if not chooses:
             return said[-1]
         if one.combine != "vote":
@@ -389,10 +419,17 @@ class SimulatedQuestions:
         sample = 0 if agent.is_greedy else sample
         key = (self.row, self.place, self.given, name, sample, role, texts)
         if (known := study.asked.get(key)) is None:
-            more = tokens + study.beyond_val.get(self.row[0], 0.0)
-            step.append((name, agent.reading(more, reply=reply) * self.part))
+            step.append((name, self._cost(name, tokens, reply)))
             known = study.asked[key] = self._replies(name, sample, read)
         return known
+
+    def _cost(self, name: str, tokens: float, reply: float | None) -> Cost:
+        """Return the cost of an answer of an agent that reads ``tokens`` of others."""
+        known, key = self.study.costs, (self.place, self.row[0], name, tokens, reply)
+        if key not in known:
+            more = tokens + self.study.beyond_val.get(self.row[0], 0.0)
+            known[key] = self.agents[name].reading(more, reply=reply) * self.part
+        return known[key]
 
     def _replies(self, name: str, sample: int, read: Sequence[SimulatedAnswer]) -> SimulatedAnswer:
         """Return what an agent answers: what it did, if it was asked the same alone."""

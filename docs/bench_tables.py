@@ -394,6 +394,50 @@ def _each(printed: Printed) -> list[str]:
     return ["Each sub-pool, points of a rule minus ours:", "", _table(heads, lines)]
 
 
+def leads(printed: Printed) -> str:
+    """Return the lead of simple rules over the pick on random sub-pools, with its bound."""
+    names = (*RULES, "topk_by_dev", "acc_plus_diversity_k5", "exhaustive")
+    rows = [(folder, row) for folder, facts in printed["leads_of"].items() for row in facts["rule"]]
+    lines = [
+        [
+            f"{_spaced(folder)}, {row['dev']}",
+            str(row["splits"]),
+            f"**{_points(row['ours'])}**",
+            *(_lead(row, name) for name in names),
+        ]
+        for folder, row in rows
+    ]
+    n = {len(facts["subpools"]) for facts in printed["leads_of"].values()}
+    note = (
+        f"{n.pop()} sub-pools of 6 to 12 models per folder. Points of a rule minus the pick; in "
+        "brackets the one-sided 95 % lower bound, which allows for questions that draws share."
+    )
+    return "\n".join(
+        [_table(["folder, questions", "draws", "pick", *map(_spaced, names)], lines), note, ""]
+    )
+
+
+def power(printed: Printed) -> str:
+    """Return the chance that a pick is proven, and the share of its gain that is handed over."""
+    kinds = ("test_alone", "used", "val_in_full", "bound")
+    rows = [(folder, row) for folder, found in printed["power_of"].items() for row in found]
+    heads = ["folder, pool, val questions", "gain", "discordance", '"mixture"']
+    heads += ["share of the gain: test alone", "as used", "val in full", "bound"]
+    lines = [
+        [
+            f"{_spaced(folder)}, {row['pool']}, {row['dev']}",
+            f"{100 * row['gain']:.1f}",
+            f"{row['discordance']:.2f}",
+            f"{100 * row['mixture']['used']:.0f} %",
+            *(f"{100 * row['way_to_ours'][kind]:.0f} %" for kind in kinds),
+        ]
+        for folder, row in rows
+    ]
+    first = rows[0][1]
+    note = f"{first['splits']} splits, {first['test']} test rows."
+    return "\n".join([_table(heads, lines), note, ""])
+
+
 def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
@@ -402,6 +446,8 @@ KINDS: dict[str, Callable[[Printed], str]] = {
     "summary": quality,
     "rule_of": rule,
     "rows_of": handed_over,
+    "leads_of": leads,
+    "power_of": power,
     "honest": honest,
     "layered": layered,
     "verdicts": statistics,

@@ -104,6 +104,8 @@ def init(
     typer.echo(f"{data}: {profile.n_rows} rows; {', '.join(in_names)} -> {', '.join(out_names)}")
     notes = [f"note: {note}" for note in draft.faults.lines()]
     model_lines = [f"found {model.model} ({model.origin})" for model in models]
+    if unused := [name for name in profile.candidates if name not in {*in_names, *out_names}]:
+        notes.append(f"note: Columns that are not used: {', '.join(unused)}; --input adds one.")
     for line in [*notes, *model_lines, *(f"wrote {file}" for file in files.values())]:
         typer.echo(line)
     typer.echo(f"next: moa-dspy check {files['study.toml']} --probe")
@@ -176,7 +178,7 @@ def _ask(profile: TableProfile, question: str, option: str, *, several: bool = F
     if not sys.stdin.isatty():
         raise DataError(
             f"{profile.source}: it is not clear which column to use; give {option} with one of "
-            f"{', '.join(names)}."
+            f"{', '.join(names)}. Give it again for a further one."
         )
     for name in names:
         first = next((v for v in profile.values[name] if v not in (None, "")), "")
@@ -345,7 +347,7 @@ class StudyDraft:
     @property
     def is_short(self) -> bool:
         """True if right answers are a few words or a number."""
-        return self._kind.metric in ("choice", "exact_match", "numeric_match")
+        return self._kind.metric in ("choice", "exact_match", "labels", "numeric_match")
 
     def text(self, name: str) -> str:
         """Return the content of the file.
@@ -398,7 +400,7 @@ class StudyDraft:
         yield f"instructions = {_toml(kind.task(self.inputs, self.outputs))}"
         if len(self.outputs) == 1:
             yield 'adapter = "plain"    # one text in no format, which small models can follow'
-        yield "# Or exact_match, contains, f1, numeric_match, choice, json_match, module:function"
+        yield "# Or exact_match, contains, f1, numeric_match, choice, labels, json_match, file:name"
         yield f"metric = {_toml(kind.metric)}"
         if any(are_alternatives(self.profile.values[column]) for column in self.outputs):
             yield "# Of a cell that is a list any item is right; json_match asks for all of it."

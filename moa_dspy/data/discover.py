@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from moa_dspy.data.answers import normalise_answer, normalise_text
 from moa_dspy.data.splits import split_of
-from moa_dspy.data.tables import Record, holds_answer, is_absent, plain_text
+from moa_dspy.data.tables import Record, accepted_answers, holds_answer, is_absent, plain_text
 from moa_dspy.errors import DataError
 
 INPUT_NAMES: Final = frozenset(
-    {"article", "body", "comment", "content", "context", "description", "document", "email"}
-    | {"input", "instruction", "message", "passage", "premise", "hypothesis", "problem", "prompt"}
+    {"article", "body", "choices", "comment", "content", "context", "description", "document"}
+    | {"email", "input", "instruction", "message", "options", "passage", "premise", "hypothesis"}
+    | {"problem", "prompt"}
     | {"query", "question", "request", "review", "sentence", "source", "subject", "text", "ticket"}
     | {"title", "tweet", "utterance"}
 )
@@ -132,10 +133,16 @@ class TableProfile:
         return self.candidates[-1] if not named and len(self.candidates) == 2 else None
 
     def guess_inputs(self, outputs: Sequence[str]) -> tuple[str, ...]:
-        """Return the columns named like questions, or the only remaining column; else none."""
+        """Return the columns named like questions, or the only remaining column; else none.
+
+        With a question, the columns whose names are right answers, such as A to D, are its options.
+        """
         left = [name for name in self.candidates if name not in outputs]
+        answers = {plain_text(value) for name in outputs for value in self.values[name]}
         named = [name for name in left if _words(name) & INPUT_NAMES]
-        return tuple(left if len(left) == 1 else named)
+        options = [name for name in left if name in answers] if named else []
+        shown = [name for name in left if name in {*named, *options}]
+        return tuple(left if len(left) == 1 else shown)
 
     def check_columns(self, names: Sequence[str], option: str) -> None:
         """Check that the table has these columns.
@@ -149,6 +156,16 @@ class TableProfile:
                     f"`{option}` {name!r} is not a column of {self.source}; it has "
                     f"{', '.join(self.columns)}."
                 )
+
+
+_AMOUNT: Final = re.compile(
+    r"([$\u20ac\u00a3\u00a5]?) ?[-+]?\d[\d.,]* ?(%|[$\u20ac\u00a3\u00a5]|[^\W\d_]{1,12})?"
+    r"|[-+]([$\u20ac\u00a3\u00a5])\d[\d.,]*|[.,]\d+"
+)
+"""A number, perhaps with a currency or a unit."""
+_ACCEPTED: Final = frozenset({"answer_start", "aliases"})
+"""Keys of the accepted answers to a question in the forms of SQuAD and TriviaQA."""
+_SEPARATED: Final = re.compile(r"\s*[,;|]\s*")
 
 
 def _words(column: str) -> set[str]:
@@ -194,9 +211,8 @@ class AnswerKind:
             input_columns: Input columns.
             output_columns: Output columns, with right answers.
         """
-        of, names = (
-            " and the ".join(map(_bare, columns)) for columns in (input_columns, output_columns)
-        )
+        asked = [column for column in input_columns if column not in self.choices]
+        of, names = (" and the ".join(map(_bare, columns)) for columns in (asked, output_columns))
         if not self.choices or len(output_columns) > 1:
             return f"Give the {names}. {self.instruction}"
         *others, last = self.choices
@@ -211,14 +227,21 @@ def _bare(column: str) -> str:
 def answer_kind(values: Sequence[Any]) -> AnswerKind:
     """Return the kind of the answers in a column; empty cells are ignored."""
     held = [value for value in values if holds_answer(value)]
+    if labels := _labels(held):
+        return AnswerKind("labels", "text", f"Reply with all that apply of: {', '.join(labels)}.")
     if are_alternatives(held):
         return answer_kind([value[0] for value in held])
+    if held and all(isinstance(v, dict) and _ACCEPTED & v.keys() for v in held):
+        return answer_kind([accepted_answers(value)[0] for value in held])
     texts = [plain_text(value) for value in held if not isinstance(value, list | dict)]
     if len(texts) < len(held) or (texts and all(map(_is_object, texts))):
         return AnswerKind("json_match", "text", "Reply with JSON only.")
     distinct = Counter(map(normalise_text, texts))
-    if all(re.fullmatch(r"[-+$\u20ac]?[\d.,]+ ?%?", text.strip()) for text in texts):
-        return AnswerKind("numeric_match", "answer", "Reply with the number only.")
+    if all(amounts := [_AMOUNT.fullmatch(text.strip()) for text in texts]):
+        units = {"".join(filter(None, found.groups())) for found in amounts if found}
+        if units <= {"", "%"} or len(units) == 1:
+            unit = f" in {units.pop()}" if units.isdisjoint({"", "%"}) else ""
+            return AnswerKind("numeric_match", "answer", f"Reply with the number{unit} only.")
     if len(distinct) <= min(MOST_CHOICES, len(texts) // 2) and max(map(len, texts)) <= 40:
         shown = sorted({text.strip() for text in texts}, key=str.casefold)
         instruction = f"Reply with one of: {', '.join(shown)}."
@@ -231,12 +254,35 @@ def answer_kind(values: Sequence[Any]) -> AnswerKind:
     return AnswerKind("f1", "text", "Reply with the answer only.")
 
 
+def _labels(held: Sequence[Any]) -> tuple[str, ...]:
+    """Return the labels of cells that hold several of a few; () for other cells."""
+    lists = [value if isinstance(value, list) else None for value in held]
+    if not any(lists):
+        if all(isinstance(value, str) and _AMOUNT.fullmatch(value.strip()) for value in held):
+            return ()
+        lists = [_SEPARATED.split(value) if isinstance(value, str) else None for value in held]
+    if any(cell is None or any(isinstance(item, list | dict) for item in cell) for cell in lists):
+        return ()
+    items = Counter(plain_text(item).strip() for cell in lists for item in cell or ())
+    n_lists = sum(len(cell or ()) > 1 for cell in lists)
+    # Alternatives of one answer, and words of a sentence, hardly recur in other rows.
+    recur = len(items) <= MOST_CHOICES and min(items.values(), default=0) > 2
+    # A choice may hold a comma, but then its parts occur only together.
+    is_mixed = len({tuple(map(plain_text, cell or ())) for cell in lists}) > len(items)
+    is_label = recur and is_mixed and max(map(len, items)) <= 40 and n_lists > len(held) / 5
+    return tuple(sorted(items)) if is_label else ()
+
+
 def are_alternatives(values: Sequence[Any]) -> bool:
     """Return whether cells are lists of texts or numbers, each of which is accepted."""
     held = [value for value in values if holds_answer(value)]
-    return bool(held) and all(
-        isinstance(value, list) and not any(isinstance(item, list | dict) for item in value)
-        for value in held
+    return (
+        bool(held)
+        and not _labels(held)
+        and all(
+            isinstance(value, list) and not any(isinstance(item, list | dict) for item in value)
+            for value in held
+        )
     )
 
 

@@ -205,8 +205,8 @@ class FieldMetric:
         )
 
     def _score(self, name: str, right: Any, answer: Any) -> float:
-        if self.name == "json_match":
-            return json_match(right, answer)
+        if self.name in ("json_match", "labels"):
+            return FIELD_METRICS[self.name](right, answer)
         rights = accepted_answers(right)
         if is_absent(answer):
             return 0.0
@@ -317,12 +317,29 @@ def json_match(right: Any, answer: Any) -> float:
     return sum(equal) / len(keys) if keys else 1.0
 
 
+def label_match(right: Any, answer: Any) -> float:
+    """Return the F1 of two sets of labels, in any order: twice the shared ones over all of both.
+
+    A text is read as a JSON list, or cut at commas, semicolons, bars and line ends; bullets,
+    quotes and case are ignored. Two empty sets are equal.
+
+    Raises:
+        MetricError: If the right answer is missing; an empty list is not.
+    """
+    if is_absent(right):
+        raise MetricError(f"The right answer must be labels, or an empty list, but is {right!r}.")
+    expected, given = (set(map(normalise_text, _labels(value))) for value in (right, answer))
+    n_all = len(expected) + len(given)
+    return 2 * len(expected & given) / n_all if n_all else 1.0
+
+
 FIELD_METRICS: Final[dict[str, Callable[..., float]]] = {
     "choice": choice_match,
     "contains": contains,
     "exact_match": exact_match,
     "f1": f1,
     "json_match": json_match,
+    "labels": label_match,
     "numeric_match": numeric_match,
 }
 """Names in a study file, with functions of the accepted answers and the given answer to [0, 1]."""
@@ -384,6 +401,17 @@ def _named(line: str, choices: Sequence[str]) -> set[str]:
             named.add(normalise_text(choice))
             left = pattern.sub(" ", left)
     return named
+
+
+def _labels(value: Any) -> list[str]:
+    if isinstance(value, str):
+        read = _json(value) if "[" in value else _NO_JSON
+        value = read if isinstance(read, list) else re.split(r"[,;|\n]", value)
+    if is_absent(value):
+        return []
+    items = value if isinstance(value, list | tuple | set | frozenset) else [value]
+    texts = (re.sub(r"^\s*(?:[-*\u2022]|\d+[.)])\s+", "", plain_text(item)) for item in items)
+    return [text for text in (text.strip(" \t\"'`.*") for text in texts) if text]
 
 
 def _json(value: Any) -> Any:

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from moa_dspy.data.answers import normalise_text
 from moa_dspy.errors import DataError, MetricError
 
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = (",", ";", "\t", "|")
 """Possible delimiters of a CSV file."""
 
 Record = tuple[str, dict[str, Any]]
@@ -159,6 +159,7 @@ def _as_text(value: Any) -> Any:
 FORMATS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".csv": _csv,
     ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
     ".parquet": _parquet,
     ".tsv": _csv,
 }
@@ -196,7 +197,7 @@ def find_file(source: Path, *names: str) -> Path:
 def records_of(path: Path) -> Iterator[Record]:
     """Yield the rows of a file: any format of `read_rows`, or JSON.
 
-    JSON is a list of objects, or an object whose "examples" is one.
+    JSON is a list of objects, or an object of which one value is such a list.
 
     Raises:
         DataError: If the file is not in the format of its suffix.
@@ -208,10 +209,12 @@ def records_of(path: Path) -> Iterator[Record]:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}.") from error
-    rows = content.get("examples") if isinstance(content, dict) else content
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} must hold a list of objects, or one under 'examples'.")
-    for number, row in enumerate(rows, start=1):
+    held = list(content.values()) if isinstance(content, dict) else [content]
+    tables = [rows for rows in held if isinstance(rows, list) and {*map(type, rows)} <= {dict}]
+    if len(tables) != 1:
+        shown = f"has {', '.join(map(repr, [*content][:9]))}" if held != [content] else "is none"
+        raise DataError(f"{path} must hold a list of objects, or one under any key, but {shown}.")
+    for number, row in enumerate(tables[0], start=1):
         yield f"row {number}", row
 
 

@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets.config
 import pyarrow
@@ -281,3 +282,78 @@ def test_a_tiny_table_is_refused(run: Run, tmp_path: Path, models: ChatServer) -
     assert "t.csv has 2 rows, but a study needs at least 8, and about 100" in refused.stderr
     unknown = run("init", "t.xlsx")
     assert "t.xlsx is neither a file of a known format (.csv, .json, .jsonl" in unknown.stderr
+
+
+def _drafted(run: Run, models: ChatServer, table: Path, *options: str) -> dict[str, Any]:
+    done = run("init", table.name, "--server", models.url, "--force", *options)
+    assert done.exit_code == 0, done.stderr
+    return {**tomllib.loads((table.parent / "study.toml").read_text("utf-8")), "said": done.stdout}
+
+
+def _jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cell", "metric", "instruction"),
+    [
+        (lambda n: [["art"], ["art", "news"], ["news"], ["news", "art", "tv"], ["tv"]][n % 5],
+         "labels", "Reply with all that apply of: art, news, tv."),
+        (lambda n: ["art", "art; news", "news", "news; tv", "tv"][n % 5],
+         "labels", "Reply with all that apply of: art, news, tv."),
+        (lambda n: ["food, drink", "cars, bikes"][n % 2], "choice", "food, drink?"),
+        (lambda n: f"{n % 7 + 1},500 kg", "numeric_match", "Reply with the number in kg only."),
+        (lambda n: f"\u20ac {n}.00", "numeric_match", "Reply with the number in \u20ac only."),
+        (lambda n: {"text": [f"city {n}", "x"], "answer_start": [1, 2]}, "exact_match", "answer"),
+        (lambda n: {"text": f"city {n}", "mood": "good"}, "json_match", "JSON"),
+    ],
+)  # fmt: skip
+def test_the_metric_fits_labels_amounts_and_accepted_answers(
+    run: Run, tmp_path: Path, models: ChatServer, cell: Any, metric: str, instruction: str
+) -> None:
+    rows = [{"question": f"n {n}", "answer": cell(n)} for n in range(30)]
+    task = _drafted(run, models, _jsonl(tmp_path / "t.jsonl", rows))["task"]
+    assert task["metric"] == metric
+    assert instruction in task["instructions"]
+
+
+def test_options_are_inputs_and_columns_that_are_not_used_are_said(
+    run: Run, tmp_path: Path, models: ChatServer
+) -> None:
+    rows = [
+        {"question": f"n {n}", "A": "x", "B": "y", "source": "web", "answer": "AB"[n % 2]}
+        for n in range(30)
+    ]
+    study = _drafted(run, models, _jsonl(tmp_path / "t.jsonl", rows), "--output", "answer")
+    assert study["data"]["inputs"] == ["question", "A", "B", "source"]
+    named = [{**row, "kind": 1} for row in rows]
+    study = _drafted(run, models, _jsonl(tmp_path / "t.jsonl", named))
+    assert "note: Columns that are not used: kind; --input adds one." in study["said"]
+    assert "the question and the source: A or B?" in study["task"]["instructions"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "question|answer\n" + "".join(f"n {n}|a{n % 2}\n" for n in range(20))),
+        ("t.ndjson", "\n".join(f'{{"question": "n{n}", "answer": "{n % 2}"}}' for n in range(20))),
+        ("t.json", json.dumps({"version": 1, "data": [
+            {"question": f"n {n}", "answer": f"a{n % 2}"} for n in range(20)
+        ]})),
+    ],
+)  # fmt: skip
+def test_bars_ndjson_and_a_list_under_any_key_are_read(
+    run: Run, tmp_path: Path, models: ChatServer, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text, "utf-8")
+    assert _drafted(run, models, tmp_path / name)["data"]["inputs"] == ["question"]
+
+
+def test_splits_named_as_on_the_hub_are_used(run: Run, tmp_path: Path, models: ChatServer) -> None:
+    places = ("train", "validation", "test")
+    rows = [
+        {"question": f"n {n}", "answer": f"a{n % 2}", "split": places[n % 3]} for n in range(30)
+    ]
+    study = _drafted(run, models, _jsonl(tmp_path / "t.jsonl", rows))
+    assert study["data"]["split_column"] == "split"

@@ -198,3 +198,19 @@ def test_a_decimal_comma_and_points_between_thousands_are_read_as_one_number(
     right: Any, given: str, expected: float
 ) -> None:
     assert score("numeric_match", right, given) == expected
+
+
+@pytest.mark.parametrize(
+    ("right", "given", "expected"),
+    [
+        (["sport", "art"], ["Art", "sport"], 1),
+        (["sport", "art"], '["art", "sport"]', 1),
+        ("art; sport", "sport, art.", 1),
+        (["sport", "art"], "- sport\n- news", 0.5),  # 1 shared, of 2 and 2
+        (["sport"], "sport, art, news", 0.5),  # 1 shared, of 1 and 3
+        ([], "", 1),
+        (["art"], None, 0),
+    ],
+)
+def test_labels_are_compared_as_sets(right: Any, given: Any, expected: float) -> None:
+    assert score("labels", right, given) == expected

@@ -38,7 +38,11 @@ def in_format(folder: Path, suffix: str) -> Path:
         pq.write_table(pa.Table.from_pylist(ROWS), path)
         return path
     cells = [list(ROWS[0]), *(list(row.values()) for row in ROWS)]
-    text = lines(*ROWS) if suffix == ".jsonl" else "".join(",".join(c) + "\n" for c in cells)
+    text = (
+        lines(*ROWS)
+        if suffix in (".jsonl", ".ndjson")
+        else "".join(",".join(c) + "\n" for c in cells)
+    )
     return written(folder, text, path.name)
 
 
@@ -160,7 +164,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"'\.txt'; known ones are \.csv, \.jsonl, \.parquet, \.tsv\."
+        DataError, match=r"'\.txt'; known ones are \.csv, \.jsonl, \.ndjson, \.parquet, \.tsv\."
     ):
         read_rows(tmp_path / "rows.txt", inputs=["q"])
 

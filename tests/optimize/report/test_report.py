@@ -196,3 +196,9 @@ def test_the_reference_of_a_judge_has_no_interval() -> None:
     assert frame["low"]["extra"] == pytest.approx(0.05)
     assert "65.9 %  " in str(judged)
     assert "65.9 % [60.9, 70.9]" in str(replace(judged, judge=replace(judge, picks="metric")))
+
+
+def test_the_cost_line_tells_apart_a_budget_of_seconds_and_the_time_of_the_whole() -> None:
+    late = replace(RESULT, stopped_by="The budget of 8 seconds is reached.")
+    text = report_text(late)
+    assert "3 min 12 s in all; a budget of seconds ends calls" in " ".join(text.split())

@@ -269,7 +269,7 @@ class Vote:
         fields: The output fields that make up an answer.
         normalise: Maps texts that are equal answers to equal texts.
         tie_breaker: Name of an agent.
-        weights: Whole numbers by agent, ``Architecture.whole_weights``; an agent
+        weights: Whole numbers by agent, ``Architecture.integer_weights``; an agent
             that is not named counts 1.
     """
 

@@ -264,7 +264,7 @@ class Architecture:
         return tuple(sorted(range(len(layer)), key=lambda seat: rank.get(layer[seat], len(rank))))
 
     @property
-    def whole_weights(self) -> dict[str, int]:
+    def integer_weights(self) -> dict[str, int]:
         """The weight of each member of the last layer, as whole numbers in the same ratio.
 
         Their sums are exact: 0.1 and 0.2 weigh as much as 0.3. All are 1 in a plain vote.
@@ -291,7 +291,7 @@ class Architecture:
         return is_one_layer and not self.aggregator_calls_a_model
 
     @property
-    def last_rounds(self) -> tuple[tuple[str, ...], ...]:
+    def last_step_rounds(self) -> tuple[tuple[str, ...], ...]:
         """Agents that the last step asks, round by round; for a single agent, that agent."""
         aggregator = str(self.aggregator)
         if self.combine == "fuse":
@@ -301,14 +301,14 @@ class Architecture:
         return ((aggregator,),) if self.aggregator_calls_a_model else ()
 
     @property
-    def asked_last(self) -> tuple[str, ...]:
+    def last_step_agents(self) -> tuple[str, ...]:
         """Agents that the last step asks, repeated for each question."""
-        return tuple(agent for round_ in self.last_rounds for agent in round_)
+        return tuple(agent for round_ in self.last_step_rounds for agent in round_)
 
     @property
     def calls(self) -> int:
         """Most model calls per question when no answer is stored."""
-        return sum(map(len, self.layers)) + len(self.asked_last)
+        return sum(map(len, self.layers)) + len(self.last_step_agents)
 
 
 _OPTIONS: Final = tuple(f.name for f in fields(Architecture) if f.init)[3:]

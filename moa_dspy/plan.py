@@ -192,7 +192,7 @@ class Planner:
     @property
     def _vote(self) -> Vote:
         architecture, normalise = self.architecture, NORMALISERS[self.rules.normalise]
-        return Vote(self.outputs, normalise, architecture.aggregator, architecture.whole_weights)
+        return Vote(self.outputs, normalise, architecture.aggregator, architecture.integer_weights)
 
     def _responses_read(self, responses: Sequence[Response]) -> list[Response]:
         """Return the answers that the last step reads, in the order of reading."""

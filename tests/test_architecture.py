@@ -181,13 +181,13 @@ def test_weights_have_one_form_and_whole_numbers_in_their_ratio(
     architecture = Architecture.parse(f"a + b + c > {text}")
     assert str(architecture) == f"a + b + c > {written}"
     assert architecture == Architecture.parse(f"c + b + a > {written}")
-    assert architecture.whole_weights == dict(zip("abc", whole, strict=True))
+    assert architecture.integer_weights == dict(zip("abc", whole, strict=True))
 
 
 def test_samples_of_an_agent_share_its_weight_and_a_name_may_hold_a_colon() -> None:
     architecture = Architecture.parse("llama:8b*2 + b > vote(; weights=llama:8b:0.5)")
     assert architecture.weights == (("llama:8b", 0.5),)
-    assert architecture.whole_weights == {"llama:8b": 1, "b": 2}
+    assert architecture.integer_weights == {"llama:8b": 1, "b": 2}
     assert Architecture.parse("a*3 > vote(; weights=a:4)") == Architecture.parse("a*3 > vote")
 
 
@@ -200,13 +200,13 @@ def test_weights_agreement_and_analyst_tell_architectures_apart() -> None:
 
 def test_the_last_step_names_everyone_it_asks() -> None:
     found = {
-        text: Architecture.parse(f"a + b + c > {text}").asked_last
+        text: Architecture.parse(f"a + b + c > {text}").last_step_agents
         for text in ("vote", "select", "select(d)", "synthesize(d)", "fuse(d)", "knockout(d)")
     }
     assert list(found.values()) == [(), (), ("d",), ("d",), ("d", "d"), ("d",) * 4]
-    assert Architecture.parse("a > fuse(d; analyst=e)").asked_last == ("e", "d")
+    assert Architecture.parse("a > fuse(d; analyst=e)").last_step_agents == ("e", "d")
     assert Architecture.parse("a > fuse(d; analyst=e)").agents == ("a", "d", "e")
-    assert Architecture.single("a").asked_last == ("a",)
+    assert Architecture.single("a").last_step_agents == ("a",)
 
 
 def test_agents_are_everyone_who_sits_somewhere_once() -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard
 
 from moa_dspy.calls.scope import CallEstimate, Clock
 from moa_dspy.errors import CallError, MoaError, OutageError, all_links, masked
@@ -42,12 +42,15 @@ class RetryPolicy:
 
     def wait_seconds(self, error: BaseException, *, attempt: int, key: str) -> float | None:
         """Return how long to wait after ``attempt`` (from 1) failed; None means no retry."""
+        if not self.retries(error, attempt=attempt):
+            return None
+        return hinted_seconds(error) + backoff_seconds(attempt, key)
+
+    def retries(self, error: BaseException, *, attempt: int) -> TypeGuard[Exception]:
+        """Return whether there is a further attempt after ``attempt`` (from 1) failed."""
         if attempt > self.num_retries or not isinstance(error, Exception):
-            return None
-        if not is_transient(error):
-            return None
-        hint = hinted_seconds(error)
-        return hint + backoff_seconds(attempt, key) if hint <= _MAX_HINT_SECONDS else None
+            return False
+        return is_transient(error) and hinted_seconds(error) <= _MAX_HINT_SECONDS
 
 
 Slot: TypeAlias = Future[None]
@@ -396,8 +399,7 @@ class ProbePolicy:
 
     def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
         """Return whether the agent's own policy retries after ``error``."""
-        retries = request.caller.retries
-        return retries.wait_seconds(error, attempt=attempt, key=request.key) is not None
+        return request.caller.retries.retries(error, attempt=attempt)
 
     def answered(self, caller: AgentCalls) -> None:
         """Record nothing: a probe keeps no state of endpoints."""

@@ -77,7 +77,7 @@ class Student:
         Raises:
             StudyError: If the prompt is unknown.
         """
-        mixture = self._mixture_of(architecture)
+        mixture = self.mixture_with(architecture)
         mixture.architecture = replace(architecture, prompt=None)
         return self.with_module(mixture)
 
@@ -87,9 +87,10 @@ class Student:
         Raises:
             StudyError: If the architecture names an unknown prompt.
         """
-        return MeasuredProgram(self, self._mixture_of(architecture))
+        return MeasuredProgram(self, self.mixture_with(architecture))
 
-    def _mixture_of(self, architecture: Architecture) -> MixtureOfAgents:
+    def mixture_with(self, architecture: Architecture) -> Any:
+        """Return the mixture with the architecture; what it is decides a kind of student."""
         mixture = self.mixture.with_architecture(architecture)
         if (name := architecture.prompt) is None:
             return mixture

@@ -75,9 +75,9 @@ class NodeCache:
         # Unary plus drops zero counts, as in any counter without these keys.
         return +Counter(made=sum(c.made for c in counts), reused=sum(c.reused for c in counts))
 
-    def get(self, question: Question, place: object) -> Response | None:
-        """Return what was answered, or None if it was not asked."""
-        return self.known(question.node, place)
+    def items(self) -> list[tuple[tuple[str, object], Response]]:
+        """Return every response with its node and place."""
+        return [*self._known.items()]
 
     def known(self, node: str, place: object) -> Response | None:
         """Return what was answered at a node, or None if it was not asked."""
@@ -197,7 +197,7 @@ class NodeRunner:
         self, questions: Sequence[Question], seats: Seats, *, place: object
     ) -> list[Response]:
         where = (self.example, place)
-        by_node = {q.node: self.node_cache.get(q, where) for q in questions}
+        by_node = {q.node: self.node_cache.known(q.node, where) for q in questions}
         if new := [q for q in questions if by_node[q.node] is None]:
             # A scope of its own: calls of seats are counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:

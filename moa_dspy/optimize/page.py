@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
@@ -39,11 +39,7 @@ from moa_dspy.optimize.result import (
     mixtures_in,
     scores_alone,
 )
-from moa_dspy.optimize.space.programs import (
-    ProgramArchitecture,
-    mixture_lines,
-    plural_text,
-)
+from moa_dspy.optimize.space.programs import ProgramArchitecture, mixture_lines
 from moa_dspy.winrate.intervals import points
 
 _RIGHT: Final = 0.5
@@ -62,6 +58,28 @@ LABELS: Final = {
     "oracle": "Oracle: best agent of each question",
 }
 """Names of the rows of a comparison on a page."""
+_LABELS_OF_PROGRAM: Final = {
+    **LABELS,
+    "best_single": "Best single agents",
+    "best_without_limits": "Best single agents, whatever they cost",
+}
+
+
+class _Words(NamedTuple):
+    """Words of a headline about one mixture, or about those of a program."""
+
+    one: str = "one model"
+    scores: str = "it scores"
+    found: str = "the best mixture found does"
+    mixture: str = "the mixture"
+    single: str = "the best single model"
+
+    @classmethod
+    def of(cls, pick: Architecture) -> _Words:
+        if not isinstance(pick, ProgramArchitecture):
+            return cls()
+        one, found = "one model in each mixture", "the best mixtures found do"
+        return cls(one, "the program scores", found, "the mixtures", "the best single models")
 
 
 def read_run(folder: Path) -> tuple[StudyResult, StudyAnswers]:
@@ -171,23 +189,22 @@ def markdown_block(text: object) -> str:
 
 def headline(result: StudyResult) -> str:
     """Return the verdict in one sentence that needs no knowledge of the field."""
-    return plural_text(result.pick, _headline(result))
-
-
-def _headline(result: StudyResult) -> str:
+    words = _Words.of(result.pick)
     kind, pick = result.verdict.kind, result.test.get("pick")
     single = result.test.get("best_single")
     score = "" if pick is None or pick.score is None else f"{points(pick.score)} %"
     if kind == "single" and not result.pick.layers:
-        scored = f"it scores {score} on questions that the search never saw, and " if score else ""
+        scored = (
+            f"{words.scores} {score} on questions that the search never saw, and " if score else ""
+        )
         return (
-            f"Keep one model, {result.pick}: {scored}none of the {len(result.trials):,} "
+            f"Keep {words.one}, {result.pick}: {scored}none of the {len(result.trials):,} "
             "architectures tried was better by more than luck explains."
         )
     if kind == "single":
-        return f"Keep one model, {result.recommended}: the best mixture found does not beat it."
+        return f"Keep {words.one}, {result.recommended}: {words.found} not beat it."
     if kind == "mixture" and pick and single and None not in (pick.score, single.score):
-        return _mixture_headline(pick, single)
+        return _mixture_headline(pick, single, words)
     if kind == "judge_cannot_tell":
         return (
             "Not decided: the judge cannot tell better answers from worse ones, so that "
@@ -196,18 +213,18 @@ def _headline(result: StudyResult) -> str:
     if kind == "not_enough_examples":
         more = f" About {result.verdict.n_more:,} more would." if result.verdict.n_more else ""
         return (
-            f"Not decided: {result.verdict.n:,} questions do not tell the mixture from the "
-            f"best single model.{more} Until then, use {result.recommended}."
+            f"Not decided: {result.verdict.n:,} questions do not tell {words.mixture} from "
+            f"{words.single}.{more} Until then, use {result.recommended}."
         )
     return verdict_lines(result)[0]
 
 
-def _mixture_headline(pick: SystemScore, single: SystemScore) -> str:
+def _mixture_headline(pick: SystemScore, single: SystemScore, words: _Words) -> str:
     score, other = pick.score or 0.0, single.score or 0.0
     gain = f"{points(abs(score - other))} points {'more' if score >= other else 'less'} than"
     return (
-        f"Use the mixture: it scores {points(score)} % on questions that the search never saw, "
-        f"{gain} the best single model, {single.architecture} ({points(other)} %)"
+        f"Use {words.mixture}: {words.scores} {points(score)} % on questions that the search "
+        f"never saw, {gain} {words.single}, {single.architecture} ({points(other)} %)"
         f"{_price(pick, single)}."
     )
 
@@ -293,7 +310,8 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
 
 
 def _label(result: StudyResult, name: str) -> str:
-    return plural_text(result.pick, LABELS.get(name, name))
+    is_program = isinstance(result.pick, ProgramArchitecture)
+    return (_LABELS_OF_PROGRAM if is_program else LABELS).get(name, name)
 
 
 def _trial_data(trial: TrialRecord, alone: ScoresAlone) -> list[Any]:

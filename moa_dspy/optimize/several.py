@@ -26,12 +26,12 @@ from moa_dspy.optimize.evaluate import (
     mixtures_of,
 )
 from moa_dspy.optimize.metric import Outcome
-from moa_dspy.optimize.nodes import MeasuredProgram, MixtureStandIn, place_of
+from moa_dspy.optimize.nodes import MixtureStandIn, place_of
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.result import ComparedSystems, TrialRecord
 from moa_dspy.optimize.selection import Evidence, Limits
 from moa_dspy.optimize.simulated_answers import MixtureAnswers, mean_costs
-from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace, plural_text
+from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response
 from moa_dspy.references import count_tokens
@@ -85,14 +85,9 @@ class ProgramStudent(Student):
             return architecture
         return ProgramArchitecture.everywhere(self.paths, architecture)
 
-    def to_measure(self, architecture: Architecture) -> MeasuredProgram:
-        """Return the program with the architectures, ready to be run on rows."""
-        return MeasuredProgram(self, self._mixtures(architecture))
-
     def with_architecture(self, architecture: Architecture) -> Any:
         """Return a copy of the program that has the architectures; its seats' prompts are new."""
-        mixtures: Any = self._mixtures(architecture)
-        return self.with_module(mixtures)
+        return self.with_module(self.mixture_with(architecture))
 
     def replaced_by(self, module: Any) -> dict[int, Any]:
         """Return what stands in a copy for each mixture: another one, or what asks for it."""
@@ -103,7 +98,8 @@ class ProgramStudent(Student):
             for path, mixture in inside.by_path.items()
         }
 
-    def _mixtures(self, architecture: Architecture) -> ProgramMixtures:
+    def mixture_with(self, architecture: Architecture) -> Any:
+        """Return the ``ProgramMixtures`` that have the architectures."""
         lifted = self.lifted(architecture)
         mixtures = {path: m.with_architecture(lifted.at(path)) for path, m in self.mixtures.items()}
         return ProgramMixtures(lifted, mixtures)
@@ -147,7 +143,7 @@ class ProgramEvaluator(Evaluator):
         found: dict[tuple[str, str], dict[str, tuple[object, Response]]] = {
             (path, name): {} for path in mixtures for name in names
         }
-        for (node, where), response in [*self.node_cache._known.items()]:
+        for (node, where), response in self.node_cache.items():
             example, place = where if isinstance(where, tuple) else (where, None)
             if node not in nodes or not isinstance(place, tuple):
                 continue
@@ -339,8 +335,16 @@ def plural_verdicts(compared: ComparedSystems, picked: Architecture) -> Compared
         {n: replace(o, note=note) if n == "oracle" and o.score is not None else o for n, o in rows}
         for rows in (compared.val.items(), compared.test.items())
     )
-    text = plural_text(picked, compared.verdict.text)
+    advice, colon, rest = compared.verdict.text.partition(":")
+    text = f"{_PLURAL_ADVICE.get(advice, advice)}{colon}{rest}"
     return replace(compared, val=val, test=test, verdict=replace(compared.verdict, text=text))
+
+
+_PLURAL_ADVICE: Final = {
+    "Use the mixture": "Use the mixtures",
+    "Keep the single model": "Keep the single models",
+}
+"""The advice of a verdict, for a program."""
 
 
 def best_program(

@@ -363,7 +363,7 @@ class SimulatedQuestions:
         if n_layers and one.combine in _TASKS:
             tokens = tokens_read(self.agents, one.layers[-1], _TASKS[one.combine])
         chooses, said = one.combine in ("select", "knockout", "vote") and n_layers > 0, read
-        for at, names in enumerate(one.last_rounds):
+        for at, names in enumerate(one.last_step_rounds):
             is_own = one.combine == "synthesize" and one.prompt is None
             role = "propose" if is_own or not n_layers else (one.combine, one.prompt, at)
             reply = _RANKER_TOKENS if chooses else None

@@ -94,7 +94,8 @@ class Target:
 class FixedStudent(Student):
     """A program that is measured as it is, prompts and demos included."""
 
-    def _mixture_of(self, architecture: Architecture) -> MixtureOfAgents:
+    def mixture_with(self, architecture: Architecture) -> MixtureOfAgents:
+        """Return the mixture as it is, whatever the architecture."""
         return self.mixture
 
 

@@ -19,15 +19,6 @@ _BETWEEN: Final = re.compile(r";\s+(?![^()]*\))")
 """Between two mixtures: what is in the brackets of a last step belongs to it."""
 _PATH: Final = re.compile(r"[^\s;:()>+*]+")
 _PROGRAM: Final = re.compile(rf"\s*{_PATH.pattern}:\s+[^\s>+*(]")
-_WORDS: Final = {
-    r"\bthe single model\b": "the single models",
-    r"\bKeep one model\b": "Keep one model in each mixture",
-    r"\b([Bb]est single) (model|agent)\b": r"\1 \2s",
-    r"\bthe best mixture found does not\b": "the best mixtures found do not",
-    r"\bthe mixture\b": "the mixtures",
-    r"\bit scores\b": "the program scores",
-}
-"""Phrases about one mixture, and the same about the mixtures of a program."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,9 +102,9 @@ class ProgramArchitecture(Architecture):
         return tuple(sorted({name for _, part in self.parts for name in part.agents}))
 
     @property
-    def last_rounds(self) -> tuple[tuple[str, ...], ...]:
+    def last_step_rounds(self) -> tuple[tuple[str, ...], ...]:
         """Agents that the last steps ask, round by round."""
-        return tuple(round_ for _, part in self.parts for round_ in part.last_rounds)
+        return tuple(round_ for _, part in self.parts for round_ in part.last_step_rounds)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -138,14 +129,6 @@ def mixture_lines(text: str) -> list[str]:
     parts = _BETWEEN.split(text)
     is_program = _PROGRAM.match(text) is not None
     return [f"{part};" for part in parts[:-1]] + parts[-1:] if is_program else [text]
-
-
-def plural_text(architecture: Architecture, text: str) -> str:
-    """Return what is said of a mixture in the plural, where a program has several."""
-    if isinstance(architecture, ProgramArchitecture):
-        for singular, plural in _WORDS.items():
-            text = re.sub(singular, plural, text)
-    return text
 
 
 @dataclass(frozen=True)
@@ -348,7 +331,7 @@ def with_n_calls(architecture: Architecture, n_calls: int) -> Architecture:
     """Return Self-MoA with as many calls as the pick; other mixtures as they are."""
     if isinstance(architecture, ProgramArchitecture) or len(set(architecture.layers[-1])) > 1:
         return architecture
-    n = max(len(architecture.layers[-1]), n_calls - len(architecture.last_rounds))
+    n = max(len(architecture.layers[-1]), n_calls - len(architecture.last_step_rounds))
     return replace(architecture, layers=(architecture.layers[-1][:1] * n,))
 
 

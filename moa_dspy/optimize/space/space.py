@@ -136,8 +136,8 @@ def _check_layers(space: SearchSpace) -> None:
                     f"`max_per_provider` is {space.max_per_provider}."
                 )
     for combine in space.combines:
-        whos = space.who_combines(combine) or (None,)
-        if repaired(space.rules, [()], whos, space.searched) is None:
+        last = space.combining_agents(combine) or (None,)
+        if repaired(space.rules, [()], last, space.searched) is None:
             raise StudyError(
                 f"`space`: no mixture that ends with {combine!r} satisfies `must_include`, "
                 f"`never_together`, `providers` and `max_per_provider` with {space.min_width} to "
@@ -158,7 +158,7 @@ def suggest_layered(
     depth = trial.suggest_int("depth", 1, space.max_depth)
     suggested = [_suggest_layer(space, trial, number) for number in range(1, depth + 1)]
     combine = str(trial.suggest_categorical("combine", space.combines))
-    aggregators = space.who_combines(combine)
+    aggregators = space.combining_agents(combine)
     seats: tuple[str | None, ...] = (None,)
     if aggregators:
         chosen = str(trial.suggest_categorical(_aggregator_key(space, combine), aggregators))
@@ -178,7 +178,7 @@ def suggest_layered(
 
 def _aggregator_key(space: SearchSpace, combine: str) -> str:
     """Return ``aggregator``, or another name if the choices differ from those of synthesize."""
-    is_shared = space.who_combines(combine) == space.who_combines("synthesize")
+    is_shared = space.combining_agents(combine) == space.combining_agents("synthesize")
     return "aggregator" if is_shared else f"{combine}.aggregator"
 
 
@@ -214,7 +214,7 @@ def last_step_in(space: SearchSpace, architecture: Architecture) -> Params | Non
     is_deep = 1 <= len(layers) <= space.max_depth
     if not (is_deep and space.searches_layers and combine in space.combines):
         return None
-    seats = space.who_combines(combine) or ((aggregator,) if combine == "vote" else (None,))
+    seats = space.combining_agents(combine) or ((aggregator,) if combine == "vote" else (None,))
     is_allowed = aggregator in seats and space.rules.allow(layers, aggregator)
     return _last_step(space, architecture) if is_allowed else None
 
@@ -236,7 +236,7 @@ def _last_step(space: SearchSpace, arch: Architecture) -> Params | None:
     if not arch.aggregator_calls_a_model:
         return None if arch.order else {}
     chosen: Params = {_aggregator_key(space, arch.combine): str(arch.aggregator)}
-    orders = [order for order in space.orders if space.read_in(order, arch) == arch.order]
+    orders = [order for order in space.orders if space.reading_order(order, arch) == arch.order]
     if not orders:
         return None
     if len(space.orders) > 1:
@@ -361,13 +361,13 @@ class SearchSpace:
         kinds = ["single", *layers, *(["listed"] if self.listed else [])]
         return str(trial.suggest_categorical("kind", kinds))
 
-    def who_combines(self, combine: str) -> tuple[str, ...]:
+    def combining_agents(self, combine: str) -> tuple[str, ...]:
         """Return the agents that may do the last step; empty if there is no choice."""
         # The tie-breaker of a vote is no choice: it follows from the single agents' scores.
         ways = {"select": self.rankers, "vote": ()}
         return ways.get(combine, self.aggregators or self.searched)
 
-    def read_in(self, order: str, architecture: Architecture) -> tuple[str, ...]:
+    def reading_order(self, order: str, architecture: Architecture) -> tuple[str, ...]:
         """Return the ``order`` of an architecture whose last layer is read in this order."""
         read = order_of(order, architecture.layers[-1], self.ranking or self.agents)
         return replace(architecture, order=read).order if read else ()
@@ -395,7 +395,7 @@ class SearchSpace:
     def _n_searched(self) -> int | None:
         ways = [
             LastStepChoice(
-                self.who_combines(combine) or (None,),
+                self.combining_agents(combine) or (None,),
                 max(1, len(self.prompts)) if combine == "synthesize" else 1,
             )
             for combine in self.combines

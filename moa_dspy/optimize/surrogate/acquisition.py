@@ -70,10 +70,10 @@ def _other_seats(layer: _Layer, space: SearchSpace) -> Iterator[_Layer]:
 
 def _other_last_steps(arch: Architecture, space: SearchSpace) -> Iterator[Architecture]:
     for combine in space.combines:
-        for aggregator in space.who_combines(combine) or (None,):
+        for aggregator in space.combining_agents(combine) or (None,):
             yield from _variants(arch, arch.layers, combine=combine, aggregator=aggregator)
     if arch.aggregator_calls_a_model:
-        yield from (replace(arch, order=space.read_in(order, arch)) for order in space.orders)
+        yield from (replace(arch, order=space.reading_order(order, arch)) for order in space.orders)
     if arch.combine == "synthesize":
         names = (None if name == "own" else name for name in space.prompts)
         yield from (replace(arch, prompt=name) for name in names)
@@ -112,7 +112,7 @@ def nodes_of(arch: Architecture) -> frozenset[Hashable]:
         nodes.add((str(arch.aggregator), 0, ()))
     elif arch.aggregator_calls_a_model:
         parents = tuple(read[seat] for seat in arch.reading)
-        steps = enumerate(arch.asked_last)
+        steps = enumerate(arch.last_step_agents)
         nodes.update((agent, place, parents, arch.combine, arch.prompt) for place, agent in steps)
     return frozenset(nodes)
 
@@ -396,7 +396,7 @@ class Forecast:
 
         That is the sum of the slowest proposers of all layers and the agent of the last step.
         """
-        layers = [*arch.layers, *arch.last_rounds]
+        layers = [*arch.layers, *arch.last_step_rounds]
         return {
             "usd": sum(self.usd[name] for layer in layers for name in layer),
             "seconds": sum(max(self.seconds[name] for name in layer) for layer in layers),

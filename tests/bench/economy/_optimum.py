@@ -55,6 +55,6 @@ def _ends(arch: Architecture, layer: tuple[str, ...], space: SearchSpace) -> Ite
     """Yield ``arch`` with another last layer and every last step."""
     layers = (*arch.layers[:-1], layer)
     yield Architecture(layers, None, "vote")
-    for writer in space.who_combines("synthesize"):
+    for writer in space.combining_agents("synthesize"):
         bare = Architecture(layers, writer)
-        yield from (replace(bare, order=space.read_in(name, bare)) for name in space.orders)
+        yield from (replace(bare, order=space.reading_order(name, bare)) for name in space.orders)

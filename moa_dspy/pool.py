@@ -423,11 +423,7 @@ class Pool(Mapping[str, Agent]):
 
 @dataclass(frozen=True, slots=True)
 class DetachedPool:
-    """Placeholder for the pool in a pickled program: it has names of agents but no LMs.
-
-    Attributes:
-        names: Names of the agents that the program uses.
-    """
+    """Placeholder for the pool in a pickled program: it has names of agents but no LMs."""
 
     names: tuple[str, ...]
 

@@ -77,12 +77,7 @@ def mixture_span(mixture: Any, **attributes: Any) -> AbstractContextManager[Any]
 
 
 def agent_span(seat: Question, model: str) -> AbstractContextManager[Any]:
-    """Return a span of a question to an agent, for ``with``; see ``mixture_span``.
-
-    Args:
-        seat: The question.
-        model: Name of the agent's model.
-    """
+    """Return a span of a question to an agent, for ``with``; see ``mixture_span``."""
     tracer, mlflow = _tracer(), _mlflow()
     if tracer is None and mlflow is None:
         return _OFF
@@ -132,11 +127,7 @@ def place_of_node(node: str) -> tuple[str, int | None]:
 def note_reply(seat: Question, reply: Response, *, n_made: int, n_stored: int) -> None:
     """Record the cost of an agent's reply on the span of its question, if there is one.
 
-    Args:
-        seat: The question.
-        reply: The response.
-        n_made: Number of requests sent for it.
-        n_stored: Number of requests answered by a store or recording.
+    ``n_made`` requests were sent for it, and ``n_stored`` answered by a store or recording.
     """
     tracer, mlflow = _tracer(), _mlflow()
     if tracer is None and mlflow is None:
@@ -241,12 +232,7 @@ class MlflowStudy:
         self._try(lambda: self._write_trial(trial))
 
     def finish(self, result: FinishedSearch, files: Sequence[Path] = ()) -> None:
-        """Write the result and files as artifacts, and end the run.
-
-        Args:
-            result: Result of the search.
-            files: Files such as the program and the report, stored unchanged.
-        """
+        """Write the result and files as artifacts, and end the run."""
         self._try(lambda: self._write_result(result.to_json(), files))
 
     def fail(self) -> None:

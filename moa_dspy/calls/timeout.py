@@ -133,10 +133,7 @@ async def awithin(
 ) -> Any:
     """Return as ``within``, in a coroutine; a task that is too late is cancelled.
 
-    Args:
-        seconds: Remaining time.
-        task: The awaitable.
-        of_seconds: The whole time limit, for the error.
+    ``seconds`` remain of the whole limit ``of_seconds``, which the error names.
     """
     if seconds is None:
         return await task

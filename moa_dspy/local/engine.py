@@ -62,10 +62,8 @@ def token_logprobs(
 ) -> tuple[lm15.TokenLogprob, ...] | None:
     """Read the log-probabilities of an answer's tokens, natural and before sampling settings.
 
-    Args:
-        choice: llama.cpp's choice; its alternatives are sorted, likeliest first, and may include
-            the chosen token.
-        n_alternatives: As in the request.
+    The alternatives of llama.cpp's choice are sorted, likeliest first, and may include the chosen
+    token.
 
     Returns:
         One entry per token, or None if none were requested or an answer has no token.

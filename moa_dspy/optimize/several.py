@@ -39,12 +39,7 @@ from moa_dspy.references import count_tokens
 
 @dataclass(frozen=True, slots=True)
 class ProgramMixtures:
-    """The mixtures of a program with the architectures of one trial.
-
-    Attributes:
-        architecture: Of all of them.
-        by_path: Each mixture.
-    """
+    """The mixtures of a program with the architectures of one trial."""
 
     architecture: ProgramArchitecture
     by_path: Mapping[str, MixtureOfAgents]
@@ -241,9 +236,7 @@ PROGRAM_KEYS: Final = ("program", "predictor")
 def check_program(task: Any, *, is_table: bool) -> None:
     """Check the keys of a program in the table of a study's task, before anything is imported.
 
-    Args:
-        task: The table.
-        is_table: Whether the rows are a table of answers, so that no agent is asked.
+    ``is_table`` says that the rows are a table of answers, so that no agent is asked.
 
     Raises:
         StudyError: If one of the two is missing, or another key does not go with them.
@@ -274,11 +267,8 @@ def check_program(task: Any, *, is_table: bool) -> None:
 def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) -> Any:
     """Return a program of the user's own with a mixture in the place of its predictor.
 
-    Args:
-        name: ``package.module:name`` of a program, or of what makes one.
-        predictor: Its path in the program.
-        beside: Folder of the study file, where the module may stand.
-        rules: Of the mixture.
+    ``name`` is ``package.module:name`` of a program, or of what makes one; its module may stand
+    ``beside`` the study file. ``rules`` are of the mixture.
 
     Raises:
         StudyError: If it cannot be made or copied, or has no such predictor.

@@ -51,13 +51,8 @@ _FINISH: Final = {"tool_call": "tool_calls", "error": "stop"}
 class ApiError(Exception):
     """An error in OpenAI's shape.
 
-    Args:
-        message: For people.
-        status: HTTP status.
-        param: The key of the body that is wrong.
-        code: Identifies the error, for programs.
-        kind: OpenAI's ``type``; default: by the status.
-        headers: Of the response.
+    ``param`` is the key of the body that is wrong, and ``code`` identifies the error for programs;
+    OpenAI's ``type`` follows from the status unless ``kind`` is given.
     """
 
     def __init__(

@@ -101,11 +101,7 @@ def check_optimizer(
 ) -> None:
     """Raise unless the optimizer can run.
 
-    Args:
-        optimizer: An instance.
-        options: Further arguments of its ``compile``.
-        n_rows: How many rows it will tune on.
-        is_alone: Whether the program is the mixture itself, and not one that holds it.
+    ``is_alone`` says whether the program is the mixture itself, and not one that holds it.
 
     Raises:
         StudyError: Naming what it needs and what there is.

@@ -25,20 +25,10 @@ Ballot: TypeAlias = tuple[Hashable, ...]
 """The answer of a response as a vote compares it: equal answers are equal values."""
 
 
-class Read(Protocol):
-    """Adds responses to an agent's inputs, marked as data and cut to its limits."""
-
-    def __call__(
-        self,
-        agent: str,
-        module: Any,
-        inputs: Mapping[str, Any],
-        responses: Sequence[Response],
-        /,
-    ) -> tuple[Mapping[str, Any], tuple[Cut, ...]]:
-        """Return the inputs with the references added, and the cuts made to the references."""
-        ...
-
+Read: TypeAlias = Callable[
+    [str, Any, Mapping[str, Any], Sequence[Response]], tuple[Mapping[str, Any], tuple[Cut, ...]]
+]
+"""Adds responses to the inputs of an agent's module, as data; also returns the cuts."""
 
 Steps: TypeAlias = Generator[list[Question], list[Response], Response]
 """Yields questions that may be asked at once, is sent their responses, returns the final one."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from moa_dspy.errors import StudyError
 from moa_dspy.prediction import Question, Response
@@ -160,14 +160,6 @@ def note_reply(seat: Question, reply: Response, *, n_made: int, n_stored: int) -
             span.set_status("ERROR")
 
 
-class FinishedSearch(Protocol):
-    """The outcome of a search; see ``moa_dspy.optimize.StudyResult``."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        ...
-
-
 class MlflowStudy:
     """Writes a search to MLflow while it runs: a run for the study, with a nested run per trial.
 
@@ -231,7 +223,7 @@ class MlflowStudy:
         """Write a finished trial; ``ModelSearch`` calls this."""
         self._try(lambda: self._write_trial(trial))
 
-    def finish(self, result: FinishedSearch, files: Sequence[Path] = ()) -> None:
+    def finish(self, result: Any, files: Sequence[Path] = ()) -> None:
         """Write the result and files as artifacts, and end the run."""
         self._try(lambda: self._write_result(result.to_json(), files))
 

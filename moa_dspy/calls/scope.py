@@ -91,6 +91,14 @@ class CallCount:
     tokens: int = 0
     usd: float = 0.0
 
+    def add(self, other: CallCount) -> None:
+        """Add another count to this one."""
+        self.made += other.made
+        self.reused += other.reused
+        self.failed += other.failed
+        self.tokens += other.tokens
+        self.usd += other.usd
+
 
 @dataclass(slots=True)
 class CallTable:
@@ -160,9 +168,7 @@ class CallTable:
         totals: dict[str, CallCount] = {}
         with self._lock:
             for (_, agent), count in self.counts.items():
-                total = totals.setdefault(agent, CallCount())
-                for name in ("made", "reused", "failed", "tokens", "usd"):
-                    setattr(total, name, getattr(total, name) + getattr(count, name))
+                totals.setdefault(agent, CallCount()).add(count)
         return totals
 
 

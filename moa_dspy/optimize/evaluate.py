@@ -18,7 +18,8 @@ from moa_dspy.calls.timeout import in_threads
 from moa_dspy.data import is_pure
 from moa_dspy.errors import LayerFailedError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
-from moa_dspy.optimize.metric import VERSUS, AnswerJudge, CheckedMetric, Outcome, RowJudgement
+from moa_dspy.optimize.judging import Judging
+from moa_dspy.optimize.metric import VERSUS, CheckedMetric, Outcome, RowJudgement
 from moa_dspy.optimize.nodes import MeasuredProgram, NodeCache, NodeRunner, known_answers
 from moa_dspy.prediction import Answer, MixturePrediction
 
@@ -216,7 +217,7 @@ class Evaluator:
     workers: WorkerPool | None = None
     node_cache: NodeCache = field(default_factory=NodeCache)
     registry: PromptRegistry | None = None
-    judging: AnswerJudge | None = None
+    judging: Judging | None = None
     _outcomes: dict[Architecture, dict[str, Outcome]] = field(default_factory=dict)
     _inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     _programs: dict[Architecture, MeasuredProgram] = field(default_factory=dict)

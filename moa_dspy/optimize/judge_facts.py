@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moa_dspy.errors import StudyError
+from moa_dspy.judges.base import Judgement
 from moa_dspy.winrate.intervals import Interval, points
 from moa_dspy.winrate.preferences import (
     consistency_p,
@@ -32,40 +33,11 @@ N_SHOWN: Final = 3
 """Number of replies shown in an error message."""
 
 
-class PairVerdict(Protocol):
-    """The fields of ``moa_dspy.judges.Judgement`` that are read here."""
-
-    @property
-    def excluded(self) -> str | None:
-        """The reason why there is no preference."""
-        ...
-
-    @property
-    def preference(self) -> float | None:
-        """Preference in [0, 1]; 1 means that the first response is preferred."""
-        ...
-
-    @property
-    def verdicts(self) -> tuple[float, ...]:
-        """Preference per order; of two, the first is from the order with the responses swapped."""
-        ...
-
-    @property
-    def is_tie(self) -> bool:
-        """True if no response is preferred."""
-        ...
-
-    @property
-    def is_inconsistent(self) -> bool:
-        """True if different responses are preferred in the two orders."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class JudgedPair:
     """A judgement of two different responses, with their lengths in characters."""
 
-    judgement: PairVerdict
+    judgement: Judgement
     length: int
     other_length: int
 
@@ -129,7 +101,7 @@ class JudgeDiagnostics:
         )
         if len(places) < FEWEST_JUDGED:
             return diagnostics
-        # The first response is shown first in the second order: see ``PairVerdict.verdicts``.
+        # The first response is shown first in the second order: see ``Judgement.verdicts``.
         first, second = [verdict for _, verdict in places], [verdict for verdict, _ in places]
         reaction = position_consistency(first, second)
         return replace(

@@ -120,7 +120,7 @@ class Judging:
     def judge_row(
         self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
     ) -> RowJudgement:
-        """See ``AnswerJudge``."""
+        """Compare an answer of the system ``name``, None if it failed, with the reference."""
         metric = None if self.metric is None else 0.0
         if self.metric is not None and prediction is not None:
             metric = self.metric.score(row, prediction)
@@ -138,7 +138,7 @@ class Judging:
         )
 
     def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
-        """See ``AnswerJudge``."""
+        """Compare the answers of two systems."""
         first, second = (self._answer(row, system, agents) for system in (name, other))
         return self._compared(row, (name, first), (other, second))
 
@@ -155,7 +155,7 @@ class Judging:
         return 0.5 if judgement.preference is None else judgement.preference
 
     def score_of(self, judged: RowJudgement) -> float:
-        """See ``AnswerJudge``."""
+        """Return the score by which the study picks, as far as one row determines it."""
         if not self.picks:
             return judged.metric or 0.0
         return 0.5 if judged.preference is None else judged.preference
@@ -243,7 +243,7 @@ class Judging:
 
     @property
     def diagnostics(self) -> JudgeDiagnostics:
-        """See ``AnswerJudge``."""
+        """Properties of all verdicts so far."""
         with self._lock:
             items = list(self._known.items())
         pairs = [

@@ -8,22 +8,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 import dspy
 
+from moa_dspy.agent import Agent
 from moa_dspy.aggregators import Ballot
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.rows import check_outputs
 from moa_dspy.errors import MetricError, MoaError, StudyError
 from moa_dspy.files import shown_value
 from moa_dspy.optimize.early_facts import COSTS
-from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedSystem
-from moa_dspy.pool import Pool
 from moa_dspy.winrate.length_control import GamedRows
-
-if TYPE_CHECKING:
-    from moa_dspy.judges.base import Judgement
 
 _MOST: Final = 5
 """Arguments of a GEPA metric: example, prediction, trace, pred_name, pred_trace."""
@@ -230,7 +226,9 @@ def label_of(judge: Any) -> str:
     return " ".join([type(judge).__name__, ", ".join(agents)]).strip()
 
 
-def self_preference_warnings(judge: Any, pool: Pool, agents: Sequence[str]) -> list[str]:
+def self_preference_warnings(
+    judge: Any, pool: Mapping[str, Agent], agents: Sequence[str]
+) -> list[str]:
     """Return a warning for each judging model that also answers, or whose model family does."""
     warnings = []
     for member in members_of(judge):
@@ -355,54 +353,9 @@ class AsksAgents(Protocol):
         ...
 
 
-class AnswerJudge(Protocol):
-    """Scores answers by comparing them with those of a reference; see ``Judging``."""
-
-    @property
-    def picks(self) -> bool:
-        """True if the judge picks, and not the metric."""
-        ...
-
-    @property
-    def opponent(self) -> str | None:
-        """Name of the reference in tasks; None until it is chosen."""
-        ...
-
-    def judge_row(
-        self, row: dspy.Example, name: str, prediction: Any, agents: AsksAgents
-    ) -> RowJudgement:
-        """Compare an answer of the system ``name``, None if it failed, with the reference."""
-        ...
-
-    def judge_pair(self, row: dspy.Example, name: str, other: str, agents: AsksAgents) -> Judgement:
-        """Compare the answers of two systems."""
-        ...
-
-    def score_of(self, judged: RowJudgement) -> float:
-        """Return the score by which the study picks, as far as one row determines it."""
-        ...
-
-    def system(self, outcomes: Sequence[Outcome]) -> JudgedSystem:
-        """Return the scores by judge and metric of one system's outcomes."""
-        ...
-
-    @property
-    def diagnostics(self) -> JudgeDiagnostics:
-        """Properties of all verdicts so far."""
-        ...
-
-    def check_decides(self, outcomes: Mapping[str, Sequence[Outcome]]) -> None:
-        """Raise StudyError if all answers differ and the judge prefers none of them."""
-        ...
-
-    def scored(self, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Return the outcomes of one system with final scores, which depend on all of its rows."""
-        ...
-
-
 def own_seconds(
     measured: Mapping[str, Sequence[Outcome]],
-    pool: Pool,
+    pool: Mapping[str, Agent],
     num_threads: int,
     seconds: float,
     n_made: int,

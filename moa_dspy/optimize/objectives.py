@@ -56,7 +56,7 @@ class Objective(Protocol):
 
     def __call__(self, measured: MeasuredArchitecture, /) -> float:
         """Return the value, the mean of ``rows``; ``measured`` holds at least one example."""
-        ...
+        return fmean(self.rows(measured))
 
     def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
         """Return the value of each example."""
@@ -64,14 +64,10 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class CallsObjective:
+class CallsObjective(Objective):
     """Requests to models per question."""
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
-
-    def __call__(self, measured: MeasuredArchitecture, /) -> float:
-        """See the protocol."""
-        return fmean(measured.calls)
 
     def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
         """See the protocol."""
@@ -79,14 +75,10 @@ class CallsObjective:
 
 
 @dataclass(frozen=True, slots=True)
-class UsdObjective:
+class UsdObjective(Objective):
     """Price per question, at the pool's prices; a stored call counts with its original cost."""
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
-
-    def __call__(self, measured: MeasuredArchitecture, /) -> float:
-        """See the protocol."""
-        return fmean(measured.usd)
 
     def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
         """See the protocol."""
@@ -94,14 +86,10 @@ class UsdObjective:
 
 
 @dataclass(frozen=True, slots=True)
-class SecondsObjective:
+class SecondsObjective(Objective):
     """Time to the answer per question: the slowest proposer of each layer, then the aggregator."""
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
-
-    def __call__(self, measured: MeasuredArchitecture, /) -> float:
-        """See the protocol."""
-        return fmean(measured.seconds)
 
     def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
         """See the protocol."""
@@ -109,7 +97,7 @@ class SecondsObjective:
 
 
 @dataclass(frozen=True, slots=True)
-class DiversityObjective:
+class DiversityObjective(Objective):
     """Mean diversity of the texts that the last step reads; 0 for a single agent.
 
     Values are cached by the texts.
@@ -120,10 +108,6 @@ class DiversityObjective:
     _known: dict[tuple[str, ...], float] = field(
         default_factory=dict[tuple[str, ...], float], compare=False, repr=False
     )
-
-    def __call__(self, measured: MeasuredArchitecture, /) -> float:
-        """See the protocol; in [0, 1]."""
-        return fmean(self.rows(measured))
 
     def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
         """See the protocol."""
@@ -153,17 +137,14 @@ def mean_distances(
 
 
 @dataclass(frozen=True, slots=True)
-class WinRateObjective:
+class WinRateObjective(Objective):
     """Share of examples won against the best single agent, ties counting one half.
 
-    If a judge picks, it is the mean preference over the study's reference.
+    It is 0.5 for the best single agent itself. If a judge picks, it is the mean preference over the
+    study's reference.
     """
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
-
-    def __call__(self, measured: MeasuredArchitecture, /) -> float:
-        """See the protocol; in [0, 1], and 0.5 for the best single agent itself."""
-        return fmean(self.rows(measured))
 
     def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
         """See the protocol."""
@@ -174,14 +155,10 @@ class WinRateObjective:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreObjective:
+class ScoreObjective(Objective):
     """Mean of the metric."""
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
-
-    def __call__(self, measured: MeasuredArchitecture, /) -> float:
-        """See the protocol; in [0, 1]."""
-        return fmean(measured.scores)
 
     def rows(self, measured: MeasuredArchitecture, /) -> Sequence[float]:
         """See the protocol."""

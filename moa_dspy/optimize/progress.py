@@ -409,8 +409,7 @@ def sum_of(counts: Iterable[CallCount]) -> CallCount:
     """Return the sums of several counts."""
     total = CallCount()
     for count in counts:
-        for name in ("made", "reused", "failed", "tokens", "usd"):
-            setattr(total, name, getattr(total, name) + getattr(count, name))
+        total.add(count)
     return total
 
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import fastapi
@@ -60,15 +61,15 @@ class ServerApp:
 
     async def chat(self, request: Request) -> Response:
         """Answer a chat, whole or as a stream of chunks."""
-        return await self._answered(request, _Chat())
+        return await self._answered(request, _CHAT)
 
     async def completions(self, request: Request) -> Response:
         """Answer prompts, each as the message of a user."""
-        return await self._answered(request, _Completion())
+        return await self._answered(request, _COMPLETION)
 
     async def responses(self, request: Request) -> Response:
         """Answer as OpenAI's Responses API does; nothing is stored."""
-        return await self._answered(request, _Responses())
+        return await self._answered(request, _RESPONSES)
 
     async def models(self, request: Request) -> Response:
         """List the models."""
@@ -249,17 +250,21 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
+@dataclass(frozen=True, slots=True)
 class _Shape:
-    """Reads the requests of one path and writes their answers."""
+    """Reads the requests of one path and writes their answers, whole or as a stream."""
 
     read: Callable[[dict[str, Any]], ChatCall]
+    prefix: str = ""
+    complete: Callable[[Head, ChatCall, list[ChatAnswer]], Any] = chat_completion
+    chunks: Callable[[Head, ChatCall], Any] = ChatChunks
     closing: bytes = b"data: [DONE]\n\n"
 
     def whole(self, body: dict[str, Any], call: ChatCall, answers: list[ChatAnswer]) -> Any:
-        raise NotImplementedError
+        return self.complete(Head(body["model"], self.prefix), call, answers)
 
     def writer(self, body: dict[str, Any], call: ChatCall) -> Any:
-        raise NotImplementedError
+        return self.chunks(Head(body["model"], self.prefix), call)
 
     def line(self, content: dict[str, Any]) -> bytes:
         return f"data: {json.dumps(content)}\n\n".encode()
@@ -268,30 +273,7 @@ class _Shape:
         return self.line(error.body)
 
 
-class _Chat(_Shape):
-    read = staticmethod(read_chat)
-
-    def whole(self, body: dict[str, Any], call: ChatCall, answers: list[ChatAnswer]) -> Any:
-        return chat_completion(Head(body["model"]), call, answers)
-
-    def writer(self, body: dict[str, Any], call: ChatCall) -> Any:
-        return ChatChunks(Head(body["model"]), call)
-
-
-class _Completion(_Shape):
-    read = staticmethod(read_completion)
-
-    def whole(self, body: dict[str, Any], call: ChatCall, answers: list[ChatAnswer]) -> Any:
-        return text_completion(Head(body["model"], "cmpl"), call, answers)
-
-    def writer(self, body: dict[str, Any], call: ChatCall) -> Any:
-        return TextChunks(Head(body["model"], "cmpl"), call)
-
-
-class _Responses(_Shape):
-    read = staticmethod(read_response)
-    closing = b""
-
+class _ResponsesShape(_Shape):
     def whole(self, body: dict[str, Any], call: ChatCall, answers: list[ChatAnswer]) -> Any:
         return ResponseWriter(body, call).whole(answers[0])
 
@@ -303,6 +285,11 @@ class _Responses(_Shape):
 
     def failed(self, writer: Any, error: ApiError) -> bytes:
         return self.line(writer.failed(error))
+
+
+_CHAT: Final = _Shape(read_chat, "chatcmpl")
+_COMPLETION: Final = _Shape(read_completion, "cmpl", text_completion, TextChunks)
+_RESPONSES: Final = _ResponsesShape(read_response, closing=b"")
 
 
 def create_app(

@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from moa_dspy.dspy_internals import lm15
@@ -255,13 +255,7 @@ def read_completion(body: Mapping[str, Any]) -> ChatCall:
     first, requests = calls[0], tuple(request for call in calls for request in call.requests)
     if len(requests) > MOST_COMPLETIONS:
         raise ApiError(f"`prompt` times `n` must be at most {MOST_COMPLETIONS}.", param="n")
-    return ChatCall(
-        requests,
-        first.is_streamed,
-        first.has_usage_chunk,
-        first.has_details,
-        first.not_passed_on,
-    )
+    return replace(first, requests=requests)
 
 
 @dataclass(frozen=True, slots=True)

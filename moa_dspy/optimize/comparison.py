@@ -18,7 +18,7 @@ from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.judge_facts import DirectComparison, JudgedSystem
 from moa_dspy.optimize.judging import preferences_between
 from moa_dspy.optimize.metric import Outcome, means, scores
-from moa_dspy.optimize.objectives import best_on_val, names_of
+from moa_dspy.optimize.objectives import best_on_val
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.result import ComparedSystems, SystemScore, TrialRecord
@@ -296,9 +296,8 @@ def _best_of_all(measured: Mapping[str, _Measured]) -> _Measured:
 
 def _compared_cost(options: SearchOptions, single: _Measured) -> str | None:
     """Return the first of usd, seconds and calls that is an objective or limit, and not 0."""
-    named, costs = names_of(options.objectives), _costs(single)
-    names = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
-    return next((name for name in names if costs[name] > 0), None)
+    costs = _costs(single)
+    return next((name for name in options.compared_costs if costs[name] > 0), None)
 
 
 def _costs(system: _Measured) -> dict[str, float]:

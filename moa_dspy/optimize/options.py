@@ -17,9 +17,18 @@ from moa_dspy.calls.budget import Budget, Ledger
 from moa_dspy.data import BENCHMARKS, Splits, read_answers, read_rows, split_rows, without_repeated
 from moa_dspy.diversity import DIVERSITY_METRICS, DiversityMetric
 from moa_dspy.errors import StudyError
-from moa_dspy.files import WHOLE, Kinds, check_kinds, imported_instance, shown_value, unknown
+from moa_dspy.files import (
+    MODULE_AND_NAME,
+    WHOLE,
+    Kinds,
+    check_kinds,
+    imported_instance,
+    shown_value,
+    unknown,
+)
+from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.optimize.metric import CheckedMetric, JudgeOptions, arity_of
-from moa_dspy.optimize.objectives import OBJECTIVES, Objective
+from moa_dspy.optimize.objectives import OBJECTIVES, Objective, names_of
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.selection import Limits
 from moa_dspy.optimize.space.space import SearchSpace
@@ -93,6 +102,12 @@ class SearchOptions:
         pools = self.pool.calls.ledger
         is_pools = self.budget is None and pools.budget != Budget()
         return pools if is_pools else Ledger(self.budget)
+
+    @property
+    def compared_costs(self) -> tuple[str, ...]:
+        """Costs that are an objective or limited: the first of them that is known is compared."""
+        named = names_of(self.objectives)
+        return tuple(n for n in COSTS if n in named or getattr(self.limits, n) is not None)
 
 
 _KINDS: Final[Kinds] = {
@@ -335,6 +350,10 @@ def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**content, **tables, "task": {**task, **tables["task"]}}
 
 
+PROGRAM_KEYS: Final = ("program", "predictor")
+"""Of a study file's task: the program of the user's own, and the predictor searched in it."""
+
+
 class TaskTable(Table):
     """The question, the prompt format for the agents, and the metric of an answer.
 
@@ -353,3 +372,34 @@ class TaskTable(Table):
     normalise: str = "text"
     stop_early: bool = True
     turns: str | None = None
+
+    def check(self, *, is_table: bool) -> None:
+        """Check the keys of a program, before anything is imported.
+
+        ``is_table`` says that the rows are a table of answers, so that no agent is asked.
+
+        Raises:
+            StudyError: If one of the two is missing, or another key does not go with them.
+        """
+        if (self.program is None) != (self.predictor is None):
+            key, other = PROGRAM_KEYS if self.predictor is None else PROGRAM_KEYS[::-1]
+            raise StudyError(
+                f"`task.{key}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and "
+                '`predictor` the path of the predictor in it that is searched, such as "answer".'
+            )
+        if self.program is None:
+            return
+        if set_too := sorted(self.model_fields_set & {"instructions", "module"}):
+            raise StudyError(
+                f"`task.{set_too[0]}` cannot be set with `task.program`, whose predictor has its "
+                "own; remove it."
+            )
+        if self.turns is not None:
+            raise StudyError(
+                "`task.turns` cannot be set with `task.program`: only a mixture is asked turn by "
+                "turn."
+            )
+        if is_table:
+            raise StudyError(
+                "`task.program` calls agents, but a table of recorded answers has none to call."
+            )

@@ -26,12 +26,13 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator, Student
+from moa_dspy.optimize.judging import judging_of
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
 from moa_dspy.optimize.progress import ShowSnapshot, Snapshot, silent
 from moa_dspy.optimize.result import StudyResult
-from moa_dspy.optimize.search import ModelSearch, SearchOutcome, judging_of, run_search
+from moa_dspy.optimize.search import ModelSearch, SearchOutcome, run_search
 from moa_dspy.optimize.storage import LiveStorage
 from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, digest_of
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner

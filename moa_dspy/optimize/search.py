@@ -19,6 +19,7 @@ from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
+from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import Baseline, compare_on_test
 from moa_dspy.optimize.conclusion import (
@@ -31,13 +32,19 @@ from moa_dspy.optimize.conclusion import (
     make_result,
     recommended_of,
 )
-from moa_dspy.optimize.early_facts import COSTS, Cost, EarlyFacts
-from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, WorkerPool
-from moa_dspy.optimize.judging import Judging
+from moa_dspy.optimize.early_facts import Cost, EarlyFacts
+from moa_dspy.optimize.evaluate import (
+    Evaluator,
+    MetricFunction,
+    Student,
+    WorkerPool,
+    mixtures_of,
+)
+from moa_dspy.optimize.judging import Judging, judging_of
 from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
-from moa_dspy.optimize.objectives import cheapest_as_good, names_of
+from moa_dspy.optimize.objectives import cheapest_as_good
 from moa_dspy.optimize.options import (
     SearchOptions,
     TrialCallback,
@@ -54,9 +61,9 @@ from moa_dspy.optimize.several import (
     ProgramStudent,
     plural_facts,
     plural_verdicts,
-    searchable,
+    with_program_space,
 )
-from moa_dspy.optimize.shares import check_budget, check_options, probe, probe_judge
+from moa_dspy.optimize.shares import check_by_probe
 from moa_dspy.optimize.singles import (
     N_SINGLE_BLOCKS,
     SingleAgents,
@@ -268,21 +275,15 @@ def run_search(
 ) -> SearchOutcome:
     """Run the stages of one search in order, on rows with ids; see ``ModelSearch.compile``.
 
-    Args:
-        options: The options of ``ModelSearch``.
-        student: The program to search in.
-        splits: The rows.
-        ledger: Counts and limits the spending; default: see ``SearchOptions.make_ledger``.
-        workers: Processes that make calls in advance; None means threads of this process do.
-        node_cache: Responses that are known already.
-        storage: Keeps the trials while the study runs; None keeps them in memory.
-        ends_on_interrupt: Whether Ctrl-C ends the trials; otherwise KeyboardInterrupt is raised.
-        show: Receives a snapshot at every step.
-        log: The file for the output of prompt optimizers while a display is shown.
+    A ``ledger`` counts and limits the spending instead of that of ``SearchOptions.make_ledger``.
+    ``workers`` are processes that make calls in advance, and ``node_cache`` has responses that are
+    known already; without a ``storage`` the trials are in memory. With ``ends_on_interrupt``,
+    Ctrl-C ends the trials; otherwise KeyboardInterrupt is raised. ``log`` is the file for the
+    output of prompt optimizers while a display is shown.
     """
     ledger = options.make_ledger() if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
-    program, options = searchable(student, options)
+    program, options = _searchable(student, options)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
@@ -307,12 +308,35 @@ def run_search(
     held = cross_fitted(loop.builder.evidence(), seed=options.seed)
     with spending_under(ledger):
         compared = _compared(options, splits, progress, loop, choice, best, random, fronts, held)
+    compared = plural_verdicts(compared) if is_program else compared
     recommended = recommended_of(choice, compared, best)
     spent = ledger.spending.since(before, seconds=time.monotonic() - started)
     result = _result(loop, choice, compared, recommended, judging, fronts, held, early, spent)
     program = make_program(evaluator, recommended, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
+
+
+def _searchable(student: Any, options: SearchOptions) -> tuple[Any, SearchOptions]:
+    """Return ``student`` with a mixture in the place of its predictor, or of all of it.
+
+    With several mixtures the options have the space of all. Frozen ones, and all but the one in a
+    predictor's place, stay as they are.
+    """
+    pool = options.pool
+    if any(mixture.pool is not pool for mixture in mixtures_of(student, with_frozen=True).values()):
+        # Its calls would go to another store, and be counted in no budget.
+        raise StudyError("`student` must be made with the search's own pool.")
+    if options.predictor is not None:
+        return Student.in_place_of(student, options.predictor, pool=pool), options
+    mixtures, signature = mixtures_of(student), getattr(student, "signature", None)
+    if not mixtures and signature is not None:
+        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
+    if len(mixtures) > 1:
+        program = ProgramStudent.of_several(student)
+        return program, with_program_space(options, program)
+    Student.of(student)
+    return student, options
 
 
 def _result(
@@ -347,13 +371,11 @@ def _result(
 
 def _for_less(loop: TrialLoop, choice: Choice) -> TrialRecord | None:
     """Return the cheapest trial no worse than the pick; None without a cost objective or limit."""
-    options = loop.options
-    named = names_of(options.objectives)
-    costs = (n for n in COSTS if n in named or getattr(options.limits, n) is not None)
-    if (cost := next(costs, None)) is None:
+    options, evidence = loop.options, loop.builder.evidence()
+    if not (costs := options.compared_costs):
         return None
-    evidence, records = loop.builder.evidence(), loop.trials.records
-    return cheapest_as_good(evidence, choice, records, cost=cost, min_gain=options.min_gain)
+    records, min_gain = loop.trials.records, options.min_gain
+    return cheapest_as_good(evidence, choice, records, cost=costs[0], min_gain=min_gain)
 
 
 def _compared(
@@ -379,15 +401,7 @@ def _compared(
     progress.show("test", work=StageWork.of_unknown(loop.evaluator.knows, work))
     asks = (loop.evaluator, splits, progress, rows, ranking, loop.may_announce)
     tested = list(dict.fromkeys([*filter(None, fronts[1:]), *fronts[0]]))
-    return plural_verdicts(compare_on_test(options, *asks, tested, on_val), choice.picked)
-
-
-def judging_of(options: SearchOptions, splits: Splits | None = None) -> Judging | None:
-    """Return the judge of a search, or None; given the rows, its reference is checked too."""
-    if options.judge is None:
-        return None
-    rows = {} if splits is None else {"val": splits.val, "test": splits.test}
-    return Judging.of(options, rows)
+    return compare_on_test(options, *asks, tested, on_val)
 
 
 def _with_judge(options: SearchOptions, splits: Splits) -> tuple[SearchOptions, Judging | None]:
@@ -423,18 +437,8 @@ def _single_agents(
     progress: Progress,
     judging: Judging | None,
 ) -> tuple[SingleAgents, Cost | None]:
-    """Probe and measure the single agents, unless the budget is too small for a verdict.
-
-    Returns:
-        The single agents, and the cost of one comparison by the judge, if there is one.
-    """
-    check_options(options, ledger.budget)
-    probed, judged = probe(options, evaluator, splits.val, progress), None
-    if judging is not None:
-        progress.show("probe", current=judging.options.label)
-        judged = probe_judge(judging, options, evaluator, splits.val)
-    is_paid = judging is not None and judging.n_made > 0
-    check_budget(options, evaluator, splits, ledger, probed, judged if is_paid else None)
+    """Probe and measure the single agents; return them and the cost of a judge's comparison."""
+    judged = check_by_probe(options, evaluator, splits, ledger, progress, judging)
     if judging is not None:
         progress.show("single agents", current="choice of the reference")
         choose_reference(judging, options, evaluator, splits.val)

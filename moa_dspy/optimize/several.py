@@ -17,7 +17,7 @@ import dspy
 from moa_dspy.aggregators import NORMALISERS, Vote, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
-from moa_dspy.files import MODULE_AND_NAME, imported_instance
+from moa_dspy.files import imported_instance
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.early_facts import AgentCosts, EarlyFacts
 from moa_dspy.optimize.evaluate import (
@@ -174,28 +174,7 @@ def _alone_in(
     return MixtureAnswers(costs, texts, ballots, places)
 
 
-def searchable(student: Any, options: SearchOptions) -> tuple[Any, SearchOptions]:
-    """Return ``student`` with a mixture in the place of its predictor, or of all of it.
-
-    With several mixtures it is a ``ProgramStudent``, and the options have the space of all. Frozen
-    ones, and all but the one in a predictor's place, stay as they are.
-    """
-    pool = options.pool
-    if any(mixture.pool is not pool for mixture in mixtures_of(student, with_frozen=True).values()):
-        # Its calls would go to another store, and be counted in no budget.
-        raise StudyError("`student` must be made with the search's own pool.")
-    if options.predictor is not None:
-        return Student.in_place_of(student, options.predictor, pool=pool), options
-    mixtures, signature = mixtures_of(student), getattr(student, "signature", None)
-    if not mixtures and signature is not None:
-        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
-    program = ProgramStudent.of_several(student) if len(mixtures) > 1 else Student.of(student)
-    if isinstance(program, ProgramStudent):
-        return program, _with_program_space(options, program)
-    return student, options
-
-
-def _with_program_space(options: SearchOptions, student: ProgramStudent) -> SearchOptions:
+def with_program_space(options: SearchOptions, student: ProgramStudent) -> SearchOptions:
     """Return the options with the space of all mixtures; one space that is given is of each.
 
     Raises:
@@ -227,41 +206,6 @@ def _with_program_space(options: SearchOptions, student: ProgramStudent) -> Sear
     # A path that cannot be written is found now.
     next(program_space.singles(), None)
     return replace(options, space=program_space)
-
-
-PROGRAM_KEYS: Final = ("program", "predictor")
-"""Of a study file's task: the program of the user's own, and the predictor searched in it."""
-
-
-def check_program(task: Any, *, is_table: bool) -> None:
-    """Check the keys of a program in the table of a study's task, before anything is imported.
-
-    ``is_table`` says that the rows are a table of answers, so that no agent is asked.
-
-    Raises:
-        StudyError: If one of the two is missing, or another key does not go with them.
-    """
-    if (task.program is None) != (task.predictor is None):
-        key, other = PROGRAM_KEYS if task.predictor is None else PROGRAM_KEYS[::-1]
-        raise StudyError(
-            f"`task.{key}` needs `task.{other}`: `program` is {MODULE_AND_NAME}, and `predictor` "
-            'the path of the predictor in it that is searched, such as "answer".'
-        )
-    if task.program is None:
-        return
-    if set_too := sorted(task.model_fields_set & {"instructions", "module"}):
-        raise StudyError(
-            f"`task.{set_too[0]}` cannot be set with `task.program`, whose predictor has its "
-            "own; remove it."
-        )
-    if task.turns is not None:
-        raise StudyError(
-            "`task.turns` cannot be set with `task.program`: only a mixture is asked turn by turn."
-        )
-    if is_table:
-        raise StudyError(
-            "`task.program` calls agents, but a table of recorded answers has none to call."
-        )
 
 
 def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) -> Any:
@@ -316,10 +260,8 @@ def plural_facts(facts: EarlyFacts) -> EarlyFacts:
     return replace(facts, leader=f"{facts.leader} {where}", runner_up=second)
 
 
-def plural_verdicts(compared: ComparedSystems, picked: Architecture) -> ComparedSystems:
+def plural_verdicts(compared: ComparedSystems) -> ComparedSystems:
     """Return what was compared with the verdict in words for the mixtures of a program."""
-    if not isinstance(picked, ProgramArchitecture):
-        return compared
     note = "the best agent of each question, in every mixture"
     val, test = (
         {n: replace(o, note=note) if n == "oracle" and o.score is not None else o for n, o in rows}

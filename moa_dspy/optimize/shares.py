@@ -216,6 +216,29 @@ def test_share(
     return min(1.0, max(shares, default=0.0))
 
 
+def check_by_probe(
+    options: SearchOptions,
+    evaluator: Evaluator,
+    splits: Splits,
+    ledger: Ledger,
+    progress: Progress,
+    judging: Judging | None,
+) -> Cost | None:
+    """Check options and budget by a question to each agent; raises as the single checks do.
+
+    Returns:
+        The cost of one comparison by the judge, if there is one.
+    """
+    check_options(options, ledger.budget)
+    probed, judged = probe(options, evaluator, splits.val, progress), None
+    if judging is not None:
+        progress.show("probe", current=judging.options.label)
+        judged = probe_judge(judging, options, evaluator, splits.val)
+    is_paid = judging is not None and judging.n_made > 0
+    check_budget(options, evaluator, splits, ledger, probed, judged if is_paid else None)
+    return judged
+
+
 N_TRIED: Final = 12
 """Trials before which Optuna's samplers draw at random, and two more."""
 

@@ -39,9 +39,9 @@ from moa_dspy.errors import (
     PoolError,
     StudyError,
 )
+from moa_dspy.optimize.judging import judging_of
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.prompts.joint import with_prompts
-from moa_dspy.optimize.search import judging_of
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 from moa_dspy.testing import recorded_pool

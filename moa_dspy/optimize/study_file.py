@@ -40,6 +40,7 @@ from moa_dspy.optimize.judge_table import JudgeTable
 from moa_dspy.optimize.metric import JudgeOptions
 from moa_dspy.optimize.objectives import OBJECTIVES
 from moa_dspy.optimize.options import (
+    PROGRAM_KEYS,
     DataTable,
     Table,
     TaskTable,
@@ -52,7 +53,7 @@ from moa_dspy.optimize.prompts.builtin import OPTIMIZERS
 from moa_dspy.optimize.prompts.options import PromptOptions
 from moa_dspy.optimize.search import ModelSearch
 from moa_dspy.optimize.selection import Limits
-from moa_dspy.optimize.several import PROGRAM_KEYS, check_program, program_of
+from moa_dspy.optimize.several import program_of
 from moa_dspy.optimize.space.rules import providers_of
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.pool import Pool
@@ -367,7 +368,7 @@ def _check_names(tables: Any) -> None:
             f"with a dot, but got {shown_value(tables.name)}."
         )
     check_seed(tables.seed)
-    check_program(tables.task, is_table=tables.data.reader is not None)
+    tables.task.check(is_table=tables.data.reader is not None)
     names: list[tuple[str, str | None, Any]] = [
         ("task.adapter", tables.task.adapter, ADAPTERS),
         ("task.module", tables.task.module, SEAT_MODULES),

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.scope import CallFacts, call_scope
 from moa_dspy.calls.timeout import in_threads
-from moa_dspy.data.splits import Splits
 from moa_dspy.errors import BudgetReachedError, MetricError, MoaError, StudyError, UnknownCallError
 from moa_dspy.judges.base import Judgement, as_judgement, texts_of
 from moa_dspy.optimize.early_facts import Cost
@@ -392,14 +391,6 @@ class Judging:
             gamed=gamed,
             align="instruction",
         ).win_rate
-
-
-def judging_of(options: Any, splits: Splits | None = None) -> Judging | None:
-    """Return the judge of a search, or None; given the rows, its reference is checked too."""
-    if options.judge is None:
-        return None
-    rows = {} if splits is None else {"val": splits.val, "test": splits.test}
-    return Judging.of(options, rows)
 
 
 def _reference_text(reference: Architecture | str | None) -> str:

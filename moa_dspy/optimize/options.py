@@ -27,6 +27,7 @@ from moa_dspy.files import (
     unknown,
 )
 from moa_dspy.optimize.early_facts import COSTS
+from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import CheckedMetric, JudgeOptions, arity_of
 from moa_dspy.optimize.objectives import OBJECTIVES, Objective, names_of
 from moa_dspy.optimize.prompts.options import PromptOptions
@@ -102,6 +103,12 @@ class SearchOptions:
         pools = self.pool.calls.ledger
         is_pools = self.budget is None and pools.budget != Budget()
         return pools if is_pools else Ledger(self.budget)
+
+    def make_judging(self, splits: Splits | None = None) -> Judging | None:
+        """Return the judge of the search, or None; given the rows, its reference is checked too."""
+        if self.judge is None:
+            return None
+        return Judging.of(self, {} if splits is None else {"val": splits.val, "test": splits.test})
 
     @property
     def compared_costs(self) -> tuple[str, ...]:

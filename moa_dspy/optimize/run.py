@@ -26,7 +26,6 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator, Student
-from moa_dspy.optimize.judging import judging_of
 from moa_dspy.optimize.nodes import NodeCache
 from moa_dspy.optimize.options import TrialCallback
 from moa_dspy.optimize.page import write_pages
@@ -213,7 +212,7 @@ class Runner:
             prepared.metric,
             node_cache=self._node_cache,
             registry=prompts,
-            judging=judging_of(self._search().options),
+            judging=self._search().options.make_judging(),
         )
 
     def join(self, *, must_exist: bool, may_set_budget: bool) -> None:

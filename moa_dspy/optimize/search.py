@@ -40,7 +40,7 @@ from moa_dspy.optimize.evaluate import (
     WorkerPool,
     mixtures_of,
 )
-from moa_dspy.optimize.judging import Judging, judging_of
+from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
 from moa_dspy.optimize.nodes import NodeCache
@@ -406,7 +406,7 @@ def _compared(
 
 def _with_judge(options: SearchOptions, splits: Splits) -> tuple[SearchOptions, Judging | None]:
     """Return the options and the judge; if the judge picks, it is also the options' metric."""
-    judging = judging_of(options, splits)
+    judging = options.make_judging(splits)
     if judging is None or not judging.picks:
         return options, judging
     return replace(options, metric=PreferenceMetric(judging.preference)), judging

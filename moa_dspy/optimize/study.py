@@ -39,7 +39,6 @@ from moa_dspy.errors import (
     PoolError,
     StudyError,
 )
-from moa_dspy.optimize.judging import judging_of
 from moa_dspy.optimize.metric import CheckedMetric
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.study_file import StudyFile, read_study
@@ -124,7 +123,7 @@ class PreparedStudy:
         student = study.make_student(pool)
         signature, is_asked_once = study.signature, study.task.turns is None
         options = study.make_search(pool, self.metric).options
-        judging_of(options, self.splits)
+        options.make_judging(self.splits)
         if study.task.program is not None:
             _check_program_inputs(student, self.splits.val[0])
         for split in ("train", "val", "test"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -255,18 +256,9 @@ class MixtureOfAgents(PlannedModule):
 
     def with_architecture(self, architecture: Architecture) -> MixtureOfAgents:
         """Return a mixture with the same options and another architecture, with new prompts."""
-        rules = self.rules
+        rules: dict[str, Any] = {f.name: getattr(self.rules, f.name) for f in fields(self.rules)}
         mixture = MixtureOfAgents(
-            self.signature,
-            architecture,
-            pool=self.pool,
-            module=self._module,
-            adapter=rules.adapter,
-            normalise=rules.normalise,
-            quorum=rules.quorum,
-            deadline_seconds=rules.deadline_seconds,
-            reference_limits=rules.reference_limits,
-            stop_early=rules.stop_early,
+            self.signature, architecture, pool=self.pool, module=self._module, **rules
         )
         mixture.are_proposers_frozen = self.are_proposers_frozen
         seats = [name for name, _ in all_predictors(self)]

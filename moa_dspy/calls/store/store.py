@@ -10,7 +10,7 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,29 +53,6 @@ class PaidTwice:
     usd: float = 0.0
 
 
-def read(database: Database, key: str) -> Call | None:
-    """Return the call of ``key``, or None."""
-    rows = database.rows(_SELECT, (key,))
-    return from_row(rows[0]) if rows else None
-
-
-def read_all(database: Database, where: str = "TRUE", values: Sequence[Any] = ()) -> Iterator[Call]:
-    """Yield the matching calls by key, in pages; no query is open between pages."""
-    query = f"SELECT {_LISTED} FROM calls WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"
-    rows = database.rows(query, ("", *values))
-    while rows:
-        yield from map(from_row, rows)
-        rows = database.rows(query, (rows[-1][0], *values))
-
-
-def write_all(database: Database, calls: Iterable[Call]) -> None:
-    """Store many calls in one transaction; stored answers are not replaced."""
-    # Sorted, so that two writers of the same calls cannot deadlock.
-    rows = [to_row(call) for call in sorted(calls, key=lambda call: call.key)]
-    if rows:
-        database.transact(lambda session: session.execute_many(_UPSERT, rows))
-
-
 def write(session: Session, call: Call, payment: str) -> Call:
     """Store ``call`` and return the stored call; count answers that were paid for twice.
 
@@ -102,18 +79,6 @@ def write(session: Session, call: Call, payment: str) -> Call:
     return stored
 
 
-def count(database: Database) -> int:
-    """Count the calls; this scans an index."""
-    return int(database.rows("SELECT count(*) FROM calls")[0][0])
-
-
-def paid_twice(database: Database) -> PaidTwice:
-    """Return the answers paid for twice, by all processes that ever used this store."""
-    query = "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM paid_twice"
-    calls, tokens, usd = database.rows(query)[0]
-    return PaidTwice(int(calls), int(tokens), float(usd))
-
-
 _logger = logging.getLogger(__name__)
 
 
@@ -121,8 +86,7 @@ class CallStore:
     """Keeps every answered call; safe for threads, processes and, on PostgreSQL, machines.
 
     Each call is committed before its answer is returned, so a killed process loses no paid answer.
-    The first answer to a key is kept; an answer replaces a stored failure. A store of an older
-    version is upgraded when it is opened.
+    The first answer to a key is kept; an answer replaces a stored failure.
 
     Args:
         place: A file, ``sqlite:///FILE`` or ``postgresql://HOST/NAME``; put a password into
@@ -134,8 +98,7 @@ class CallStore:
         room_bytes: Free space on the disk of a file below which no call is made.
 
     Raises:
-        StoreError: If the store cannot be opened, read or written, or belongs to a
-            newer version.
+        StoreError: If the store cannot be opened, read or written, or belongs to another version.
     """
 
     def __init__(
@@ -177,8 +140,8 @@ class CallStore:
             return call
         if (call := self._unwritten.get(key)) is not None:
             return call
-        stored = read(self.database, key)
-        return self._remember(stored) if stored is not None else None
+        rows = self.database.rows(_SELECT, (key,))
+        return self._remember(from_row(rows[0])) if rows else None
 
     def answered_by(self, identity: str, *, limit: int) -> list[Call]:
         """Return at most ``limit`` answered calls of a model, in no particular order."""
@@ -246,7 +209,10 @@ class CallStore:
 
     def put_all(self, calls: Iterable[Call]) -> None:
         """Store many calls in one transaction; stored answers are not replaced."""
-        write_all(self.database, calls)
+        # Sorted, so that two writers of the same calls cannot deadlock.
+        rows = [to_row(call) for call in sorted(calls, key=lambda call: call.key)]
+        if rows:
+            self.database.transact(lambda session: session.execute_many(_UPSERT, rows))
 
     def flush(self) -> None:
         """Write the calls that could not be written before.
@@ -261,15 +227,17 @@ class CallStore:
 
     def __iter__(self) -> Iterator[Call]:
         """Yield every call by key, in memory that does not grow with the store."""
-        return read_all(self.database)
+        return filtered_calls(self.database, CallFilter())
 
     def __len__(self) -> int:
         """Count the calls; this scans an index."""
-        return count(self.database)
+        return int(self.database.rows("SELECT count(*) FROM calls")[0][0])
 
     def paid_twice(self) -> PaidTwice:
         """Return the answers paid for twice, by all owners that ever used this store."""
-        return paid_twice(self.database)
+        query = "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM paid_twice"
+        calls, tokens, usd = self.database.rows(query)[0]
+        return PaidTwice(int(calls), int(tokens), float(usd))
 
     def budget(self, study: str, *, spent: Spending | None = None) -> DatabaseBudget:
         """Return the spending of a study for all its workers; a new study starts at ``spent``."""
@@ -414,9 +382,13 @@ def summaries(database: Database, calls: CallFilter) -> list[AgentSummary]:
 
 
 def filtered_calls(database: Database, calls: CallFilter) -> Iterator[Call]:
-    """Yield the matching calls by key, in pages."""
+    """Yield the matching calls by key, in pages; no query is open between pages."""
     where, values = calls.where()
-    return read_all(database, where, values)
+    query = f"SELECT {_LISTED} FROM calls WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"
+    rows = database.rows(query, ("", *values))
+    while rows:
+        yield from map(from_row, rows)
+        rows = database.rows(query, (rows[-1][0], *values))
 
 
 def prune(database: Database, calls: CallFilter) -> int:

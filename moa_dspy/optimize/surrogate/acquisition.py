@@ -425,7 +425,7 @@ class Prices:
         """Return the price function for the proposal after ``n_measured`` architectures."""
         counted = [name for name in COSTS if name in self.objectives]
         if not counted or n_measured % 3 == 0:
-            return _free
+            return _no_price
         rng = random.Random(f"prices-{self.seed}-{n_measured}")
         # The median of a squared uniform number is 1/4, so that large weights are rare.
         weights = {name: MOST_PER_COST * rng.random() ** 2 / len(counted) for name in counted}
@@ -443,7 +443,3 @@ class Prices:
             "seconds": max(self.forecast.seconds.values(), default=0.0) or 1.0,
             "calls": 1.0,
         }
-
-
-def _free(_: Architecture) -> float:
-    return 0.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import io
 import json
-import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, fields
@@ -21,7 +20,7 @@ from typer.core import TyperGroup
 
 from moa_dspy.cli.init import init
 from moa_dspy.cli.optimize import check, optimize, price_texts, worker
-from moa_dspy.cli.report import compare, pick, rewrite_report
+from moa_dspy.cli.report import compare, pick, print_wide, rewrite_report
 from moa_dspy.cli.serve import PoolOption, agents_file, chat, program_or_text, serve
 from moa_dspy.errors import LocalModelError, MoaError, StoreError
 
@@ -270,7 +269,6 @@ def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
         content = {"store": store.database.name, "agents": agents, "total": asdict(total)}
         typer.echo(json.dumps(content, allow_nan=False))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=store.database.name, show_footer=len(totals) > 1)
@@ -280,9 +278,7 @@ def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
         table.add_column(name.replace("_", " "), justify="right", footer=footer)
     for each in totals:
         table.add_row(each.agent, *(format(getattr(each, n), _COLUMNS[n]) for n in _COLUMNS))
-    # Without a terminal Rich uses 80 columns, but a log has room for the whole table.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    Console(width=width).print(table)
+    print_wide(table)
 
 
 def _total(agents: list[AgentSummary]) -> AgentSummary:

@@ -6,7 +6,6 @@ Progress goes to standard error: a live view in a terminal, plain lines in a log
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moa_dspy.cli.report import Report, print_wide
 from moa_dspy.cli.serve import agents_of_run, pool_option
 
 if TYPE_CHECKING:
@@ -182,9 +182,9 @@ def _capped(preflight: Preflight) -> str:
 def _show_check(preflight: Preflight) -> None:
     rows = ", ".join(f"{n} {name}" for name, n in preflight.n_rows.items())
     typer.echo(f"{preflight.name}: {len(preflight.agents)} agents, {rows} rows")
-    _print(_agents_table(preflight))
+    print_wide(_agents_table(preflight), width=100)
     if preflight.stages:
-        _print(_stages_table(preflight))
+        print_wide(_stages_table(preflight), width=100)
     if (whole := preflight.estimate).capped_by is not None:
         share = f"about {100 * whole.share:.0f} % of that"
         typer.echo(f"budget.{whole.capped_by} = {whole.ceiling:.10g} allows {share}")
@@ -259,22 +259,13 @@ def _ranged(low: str, likely: str, high: str) -> str:
 
 
 def _show(result: StudyResult, folder: Path) -> None:
-    from moa_dspy.cli.report import Report
     from moa_dspy.optimize.run import RUN_FILES
 
-    _print(Report(result))
+    print_wide(Report(result), width=100)
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
     if (agents := agents_of_run(folder)) is not None:
         typer.echo(f'next: moa-dspy ask {folder} "..."{pool_option(agents)} (or chat, serve)')
-
-
-def _print(shown: Any) -> None:
-    from rich.console import Console
-
-    # Without a terminal Rich uses 80 columns, but a log has room for the whole table.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
-    Console(width=width).print(shown)
 
 
 def worker(

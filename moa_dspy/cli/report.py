@@ -128,7 +128,6 @@ def compare(
     if as_json:
         typer.echo(json.dumps(facts_by_run, allow_nan=False))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -138,9 +137,15 @@ def compare(
         table.add_column(Text(name), overflow="fold")
     for fact in next(iter(facts_by_run.values())):
         table.add_row(fact, *(Text(facts[fact]) for facts in facts_by_run.values()))
-    # Without a terminal Rich uses 80 columns, but a log has room for the whole table.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    Console(width=width).print(table)
+    print_wide(table)
+
+
+def print_wide(shown: Any, *, width: int = 120) -> None:
+    """Print with rich; without a terminal in this width, as a log has room for more than 80."""
+    from rich.console import Console
+
+    is_given = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if is_given else width).print(shown)
 
 
 def compared_facts(result: StudyResult) -> dict[str, str]:

@@ -377,12 +377,7 @@ def imported_instance(
 ) -> Any:
     """Return the user's object, or the result of the user's class or function without arguments.
 
-    Args:
-        field: Field of the study file.
-        name: Value of the field.
-        names: Names that the field may have instead.
-        has: Name of a method that the object must have.
-        beside: As for ``imported``.
+    The object must have the method ``has``; the rest is as for ``imported``.
 
     Raises:
         StudyError: If it cannot be imported, making it fails, or it lacks the method.

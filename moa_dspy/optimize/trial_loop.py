@@ -16,7 +16,7 @@ from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.comparison import Baseline, compared_baselines, measure_random_baseline
 from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
-from moa_dspy.optimize.early_facts import COSTS, Cost
+from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.objectives import names_of, stopping_vote
 from moa_dspy.optimize.options import SearchOptions
@@ -371,8 +371,7 @@ class TrialLoop:
         next to nothing on redrawn answers; see ``stopping_vote``.
         """
         options, space = self.options, self.options.space
-        named = names_of(options.objectives)
-        if not any(n in named or getattr(options.limits, n) is not None for n in COSTS):
+        if not options.compared_costs:
             return
         # Of rules that ask as few, the most cautious.
         stops: list[StopRule] = [("lead", share) for share in sorted(space.lead, reverse=True)]

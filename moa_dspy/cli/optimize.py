@@ -71,7 +71,8 @@ def optimize(
     record = None if mlflow is None else _mlflow_record(prepared, study.name, mlflow)
     options: Any = {"out": out, "resume": resume, "callbacks": [] if record is None else [record]}
     try:
-        ended = _run(prepared, storage, options, as_json, _display_mode(as_json, quiet), verbose)
+        with _prints_aside(as_json):
+            ended = _run(prepared, storage, options, is_shown=not (as_json or quiet), more=verbose)
     except BaseException:
         if record is not None:
             record.fail()
@@ -87,10 +88,6 @@ def optimize(
         _show(ended.result, ended.folder)
 
 
-def _display_mode(as_json: bool, quiet: bool) -> Any:
-    return "none" if as_json or quiet else None
-
-
 def _prints_aside(is_aside: bool) -> Any:
     # Metrics and data readers are user code, whose output must not be mixed with the JSON.
     return redirect_stdout(sys.stderr) if is_aside else nullcontext()
@@ -103,19 +100,15 @@ def _read(study: Path) -> PreparedStudy:
 
 
 def _run(
-    prepared: PreparedStudy,
-    storage: str | None,
-    options: Any,
-    as_json: bool,
-    mode: Any,
-    verbose: bool,
+    prepared: PreparedStudy, storage: str | None, options: Any, *, is_shown: bool, more: bool
 ) -> StudyEnd:
     from moa_dspy.optimize.live_view import LiveProgress
     from moa_dspy.optimize.run import work_on
 
-    view = LiveProgress(mode=mode, is_verbose=verbose)
-    with _prints_aside(as_json), view as display:
-        return work_on(prepared, storage, show=display.show, **options)
+    if not is_shown:
+        return work_on(prepared, storage, **options)
+    with LiveProgress(is_verbose=more) as display:
+        return work_on(prepared, storage, show=display, **options)
 
 
 def _mlflow_record(prepared: PreparedStudy, file: str, uri: str) -> MlflowStudy:

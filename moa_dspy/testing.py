@@ -98,17 +98,12 @@ class ScriptedEngine:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class AsyncScriptedEngine:
+class AsyncScriptedEngine(ScriptedEngine):
     """``ScriptedEngine`` for coroutines."""
-
-    script: Script
-    reads_all: bool = False
-    count: Callable[[str], int] = n_words
 
     async def complete(self, request: Any) -> Any:
         """Return the scripted response, or raise the script's error."""
-        return ScriptedEngine(self.script, self.reads_all, self.count).complete(request)
+        return ScriptedEngine.complete(self, request)
 
 
 def last_user_text(request: Any) -> str:
@@ -131,11 +126,7 @@ def _lm(
     agent: Agent, script: Script, calls: Calls, reads_all: bool, count: Callable[[str], int]
 ) -> dspy.LM:
     price = agent.price or Price(0.0, 0.0, "unknown")
-    caller = AgentCalls(
-        agent=agent.name,
-        identity=agent.identity,
-        **price.per_token,
-    )
+    caller = AgentCalls(agent=agent.name, identity=agent.identity, **price.per_token)
     return stored_lm(
         f"agent/{agent.name}",
         calls,

@@ -67,7 +67,6 @@ def optimize(
     is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     if is_terminal and not (yes or resume or as_json):
         _ask_to_go_on(prepared, ask_above)
-
     record = None if mlflow is None else _mlflow_record(prepared, study.name, mlflow)
     options: Any = {"out": out, "resume": resume, "callbacks": [] if record is None else [record]}
     try:

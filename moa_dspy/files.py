@@ -377,7 +377,12 @@ def imported_instance(
 ) -> Any:
     """Return the user's object, or the result of the user's class or function without arguments.
 
-    The object must have the method ``has``; the rest is as for ``imported``.
+    Args:
+        field: Field of the study file.
+        name: Value of the field.
+        names: Names that the field may have instead.
+        has: Name of a method that the object must have.
+        beside: As for ``imported``.
 
     Raises:
         StudyError: If it cannot be imported, making it fails, or it lacks the method.

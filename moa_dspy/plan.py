@@ -42,6 +42,7 @@ class Reader:
     """Adds responses to the inputs of an agent that reads them.
 
     Attributes:
+        pool: Source of each agent's context window.
         adapter: A DSPy adapter for all agents; None takes that of the settings.
         limits: Most tokens of the references.
     """

@@ -300,8 +300,10 @@ class TurnByTurn(dspy.Module):
     architecture continues from its own first answer. The output field of the prediction is a list
     with one answer per turn.
 
-    The mixture has one input text, one output text, and an input of type ``dspy.History``; see
-    ``with_history``. ``turns`` names the input with the user's turns, a list of texts.
+    Args:
+        mixture: A mixture with one input text, one output text, and an input of type
+            ``dspy.History``; see ``with_history``.
+        turns: Name of the input with the user's turns, a list of texts.
 
     Raises:
         ArchitectureError: If the mixture's signature does not fit.

@@ -42,7 +42,12 @@ def find_duplicates(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
 
 
 def without_repeated(rows: Sequence[dspy.Example], source: str) -> list[dspy.Example]:
-    """Return the rows with new questions; the number of the others is logged."""
+    """Return the rows with new questions; the number of the others is logged.
+
+    Args:
+        rows: Examples with inputs and ids.
+        source: Name of the rows in the message.
+    """
     repeated = {name for _, name in find_duplicates(rows)}
     if repeated:
         _logger.warning(

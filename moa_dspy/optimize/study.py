@@ -305,8 +305,9 @@ class SharedStudy:
     def join(self, *, must_exist: bool, may_set_budget: bool) -> bool:
         """Begin the study, or check that it is the one in the database.
 
-        ``must_exist`` demands that the study has begun; ``may_set_budget`` lets another budget
-        reopen it, instead of being an error.
+        Args:
+            must_exist: Whether the study must have begun.
+            may_set_budget: Whether another budget reopens the study, instead of being an error.
 
         Returns:
             Whether it replaces another study.

@@ -66,7 +66,9 @@ class TaskQueue:
     def publish(self, tasks: Iterable[Task], *, is_urgent: bool = True) -> None:
         """Add tasks in this order; tasks already in the queue only move forward.
 
-        With ``is_urgent`` they go before all tasks that are not urgent.
+        Args:
+            tasks: Tasks in the order in which they should run.
+            is_urgent: Whether they go before all tasks that are not urgent.
         """
         new_tasks = list(tasks)
         first = 0 if is_urgent else _FIRST_LATER
@@ -116,8 +118,9 @@ class TaskQueue:
     def free_orphans(self, *, with_mine: bool = False) -> None:
         """Release the tasks of dead processes.
 
-        ``with_mine`` releases tasks of this process too: if it runs none, they were taken in a
-        transaction whose end was lost with the connection.
+        Args:
+            with_mine: Whether to release tasks of this process too: if it runs none, they were
+                taken in a transaction whose end was lost with the connection.
         """
         owners = self._database.rows(
             "SELECT tasks.owner, min(owners.beat), "

@@ -385,8 +385,8 @@ class ThoughtOpening:
     A stream needs this before the thought has ended. The evidence is the model's name and every
     complete reply, of this process or in the store, streamed or not; see ``tells_opening``.
 
-    ``extra_body`` may include switches of the template: only replies to requests with the same
-    fields count.
+    ``extra_body`` may include switches of the template, so that only replies to requests with the
+    same count.
     """
 
     def __init__(

@@ -56,8 +56,10 @@ class PaidTwice:
 def write(session: Session, call: Call, payment: str) -> Call:
     """Store ``call`` and return the stored call; count answers that were paid for twice.
 
-    The call may be stored already, if the end of its transaction was lost; the id of its
-    ``payment`` makes repetitions of this work count it only once.
+    Args:
+        session: An open transaction.
+        call: The call; it may be stored already, if the end of its transaction was lost.
+        payment: Id of this payment, so that repetitions of this work count it only once.
     """
     if session.execute(_UPSERT, to_row(call)).rowcount:
         return call

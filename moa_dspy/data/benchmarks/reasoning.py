@@ -61,7 +61,12 @@ def gsm8k_match(
 
     So the answer may be a whole solution; a text without a number is wrong.
 
-    `example.answer` is a number or a list of accepted ones; `prediction.answer` may be of any type.
+    Args:
+        example: Has a field `answer` with a number, or a list of accepted numbers.
+        prediction: Has a field `answer`; None and other types are converted to text.
+        trace: Not used; present for DSPy's optimizers, like the next two.
+        pred_name: Not used.
+        pred_trace: Not used.
 
     Raises:
         MetricError: If the right answer contains no number.
@@ -203,7 +208,12 @@ def bbh_match(
     the right answer is an option, "(B)", the first "(X)" of the final answer counts, or a bare
     letter that it starts with, "B" or "B) ...".
 
-    `example.answer` may be a list of accepted answers, and `prediction.answer` of any type.
+    Args:
+        example: Has a field `answer`; a list holds all accepted answers.
+        prediction: Has a field `answer`; None and other types are converted to text.
+        trace: Not used; present for DSPy's optimizers, like the next two.
+        pred_name: Not used.
+        pred_trace: Not used.
 
     Raises:
         MetricError: If the right answer is missing.
@@ -358,7 +368,12 @@ def mmlu_pro_match(
 
     A response without a letter scores 0; the benchmark's own script guesses at random instead.
 
-    `prediction.answer` may be of any type.
+    Args:
+        example: Has a field `answer`, a letter A to J.
+        prediction: Has a field `answer`; None and other types are converted to text.
+        trace: Not used; present for DSPy's optimizers, like the next two.
+        pred_name: Not used.
+        pred_trace: Not used.
 
     Raises:
         MetricError: If the right answer is not a letter A to J.

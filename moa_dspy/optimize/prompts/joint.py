@@ -64,7 +64,10 @@ def with_prompts(
 ) -> tuple[SearchOptions, PromptRegistry | None]:
     """Return the options with the prompts as a choice of their space, and the prompts.
 
-    The train rows share nothing with val and test.
+    Args:
+        options: Of the search.
+        program: To be searched.
+        rows: Train rows, which share nothing with val and test.
 
     Raises:
         StudyError: If anything does not fit, before any call.
@@ -197,7 +200,10 @@ class JointSearch:
         number of prompts would not do, as the same prompt has another chance to look good in
         every mixture.
 
-        ``min_gain`` is the smallest gain worth having, for the number of rows that are missing.
+        Args:
+            picked: The search's choice.
+            rows: Of val.
+            min_gain: Smallest gain worth having, for the number of rows that are missing.
         """
         if picked.prompt is None:
             self.verdict = None

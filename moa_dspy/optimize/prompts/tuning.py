@@ -83,8 +83,11 @@ class PromptComparison:
     ) -> PromptComparison:
         """Compare the two prompts by the test of a search's verdict.
 
-        The test is one-sided and paired, at level ``alpha``; ``min_gain`` is the smallest gain
-        worth having, for the number of rows that are missing.
+        Args:
+            before: Scores of the incumbent in [0, 1].
+            after: Of the new prompt on the same rows.
+            alpha: Level of the one-sided paired test.
+            min_gain: Smallest gain worth having, for the number of rows that are missing.
         """
         found = verdict(after, before, pick_is_single=False, alpha=alpha, min_gain=min_gain)
         return cls(

@@ -377,6 +377,10 @@ class Forecast:
     """Expected cost of architectures per question, from the costs of the single agents.
 
     A seat is assumed to cost as much as its agent alone, without the responses that it reads.
+
+    Attributes:
+        usd: Mean of each agent alone.
+        seconds: Mean of each agent alone.
     """
 
     usd: Mapping[str, float]

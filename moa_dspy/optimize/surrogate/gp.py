@@ -166,7 +166,12 @@ _SMALLEST_SPREAD = 0.02
 
 @dataclass(frozen=True)
 class Kernels:
-    """The kernel of each part; the weight of a part is its standard deviation."""
+    """The kernel of each part; the weight of a part is its standard deviation.
+
+    Attributes:
+        traits: Features of the linear parts.
+        seats: Counts for the parts ``near`` and ``end``, which use no features.
+    """
 
     traits: Traits
     seats: SeatCounts

@@ -169,7 +169,10 @@ def ranked_first(
 ) -> Response | None:
     """Return the response that a ranker's reply names, None if it does not name exactly one.
 
-    A reference that was left out, as ``cuts`` says, had no number.
+    Args:
+        reply: The ranker's own response.
+        responses: The responses that it was to rank.
+        cuts: The references that were cut; a reference that was left out had no number.
     """
     left_out = {cut.reference for cut in cuts if not cut.kept_tokens}
     numbered = [r for n, r in enumerate(responses, start=1) if n not in left_out]
@@ -253,7 +256,9 @@ class Vote:
     of heavier agents, then in the order of reading.
 
     Attributes:
+        fields: The output fields that make up an answer.
         normalise: Maps texts that are equal answers to equal texts.
+        tie_breaker: Name of an agent.
         weights: Whole numbers by agent, ``Architecture.integer_weights``; an agent
             that is not named counts 1.
     """

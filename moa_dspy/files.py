@@ -166,8 +166,12 @@ def check_kinds(
 ) -> None:
     """Refuse attributes of a wrong type; True and False do not count as numbers.
 
-    ``before`` is the text of the error before the name, including the quote. Without ``shows``,
-    texts that may be misplaced keys are not shown.
+    Args:
+        options: The object with the attributes.
+        kinds: Allowed types of each.
+        before: Text of the error before the name, including the quote.
+        error: Class of the error.
+        shows: Whether a text is shown; False for texts that may be misplaced keys.
 
     Raises:
         error: Naming the option, its allowed kind and its value.
@@ -277,7 +281,10 @@ def appending(path: Path, *, error: type[MoaError], hint: str = "") -> Iterator[
 
     Writing raises nothing, as a program that prints into the file may suppress errors.
 
-    ``hint`` is the end of the error's message.
+    Args:
+        path: The file.
+        error: Class of the error.
+        hint: End of its message.
 
     Raises:
         error: If the file cannot be opened, or at the end, if a text could not be written.

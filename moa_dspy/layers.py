@@ -245,6 +245,10 @@ def former_seats(seats: Sequence[str], former: Sequence[str]) -> list[tuple[str,
     """Return entries for the seats of the mixture before a search, and of a single agent.
 
     So a program with a single agent there, as most have before a search, loads every state.
+
+    Args:
+        seats: Names of the mixture's predictors.
+        former: Names of those that it had.
     """
     first = "layers[0].proposers[0]"
     rests = [name.removeprefix(first) for name in seats if name.startswith(first)]

@@ -93,6 +93,7 @@ class Rules:
 
     Attributes:
         adapter: A DSPy adapter for all agents; None takes that of the settings.
+        normalise: Name of the comparison of answers in a vote.
         quorum: Fewest responses with which a layer is complete.
         deadline_seconds: Time after which a layer goes on without the agents that are late.
         reference_limits: Most tokens of the references.
@@ -129,9 +130,13 @@ class Planner:
     """Planner of the answer to one question; it calls no model.
 
     Attributes:
+        architecture: The agents of every seat.
+        proposers: The module of each proposer, layer by layer.
         aggregator: The module of the last step, if that step asks a model.
         analyst: The module that compares the references before the last step is written.
+        outputs: Names of the signature's output fields.
         pool: Source of each agent's context window.
+        rules: Options besides the architecture.
     """
 
     architecture: Architecture

@@ -423,7 +423,11 @@ class Pool(Mapping[str, Agent]):
 
 @dataclass(frozen=True, slots=True)
 class DetachedPool:
-    """Placeholder for the pool in a pickled program: it has names of agents but no LMs."""
+    """Placeholder for the pool in a pickled program: it has names of agents but no LMs.
+
+    Attributes:
+        names: Names of the agents that the program uses.
+    """
 
     names: tuple[str, ...]
 

@@ -31,7 +31,9 @@ class Question:
 
     Attributes:
         node: Name of the computation: the agent, its role, and the nodes it reads.
+        agent: Name of the agent in the pool.
         sample: Index of the independent sample.
+        module: The DSPy module that asks.
         inputs: Keyword arguments of the module.
         cuts: References in ``inputs`` that were shortened or left out.
         deadline_seconds: Time after which an answer is too late; None means no limit.
@@ -53,6 +55,7 @@ class Response:
     """An agent's answer to one question, or the reason why there is none.
 
     Attributes:
+        agent: Name of the agent.
         sample: Index of the independent sample; 0 unless the agent sits in a layer twice.
         values: The signature's output fields; empty when the agent failed.
         text: The text for the next layer, original and not yet guarded (quoted and escaped).
@@ -148,6 +151,7 @@ class Answer:
     """The final response with every response on the way to it.
 
     Attributes:
+        final: The mixture's answer.
         layers: Responses per layer, in the architecture's order, failed ones included.
         replies: Replies of the last step's own models, in the order of asking: one of an aggregator
             or ranker, one of an analyst before it, two of a judge per pair. Empty if the last step

@@ -367,7 +367,10 @@ def save_program(program: Any, path: Path, *, scores: Mapping[str, Any] | None =
     The file has the model name, temperature and ``max_tokens`` of each agent, for readers.
     Endpoints, weights, prices and keys belong to the pool and are not written.
 
-    ``scores`` is JSON data to store with the program.
+    Args:
+        program: The program, with any instructions and demos from an optimizer.
+        path: Path of the file; its folder is made if it is missing.
+        scores: JSON data to store with the program.
 
     Raises:
         ArchitectureError: If a part has no name that a file could hold (another adapter,

@@ -49,6 +49,7 @@ class Cut:
 
     Attributes:
         reference: Number of the reference, from 1, before any was left out.
+        agent: Name of the agent that gave the response.
         tokens: Tokens of the whole response.
         kept_tokens: Tokens that were read, the mark of the cut included; 0 if it was left out.
     """
@@ -271,8 +272,11 @@ def built_tokens(
 ) -> int:
     """Estimate the tokens of the prompt of a module's first predictor.
 
-    Without a predictor in ``module``, the texts of its inputs are counted; without an ``adapter``,
-    DSPy's own choice applies, as in the call.
+    Args:
+        module: A DSPy module; without a predictor, the texts of its inputs are counted.
+        adapter: A DSPy adapter; None takes DSPy's own choice, as in the call.
+        inputs: Inputs of the module.
+        count: Returns the tokens of a text.
     """
     predictors = module.predictors() if isinstance(module, dspy.Module) else []
     chosen = adapter or dspy.settings.adapter or dspy.ChatAdapter()

@@ -77,7 +77,12 @@ def mixture_span(mixture: Any, **attributes: Any) -> AbstractContextManager[Any]
 
 
 def agent_span(seat: Question, model: str) -> AbstractContextManager[Any]:
-    """Return a span of a question to an agent, for ``with``; see ``mixture_span``."""
+    """Return a span of a question to an agent, for ``with``; see ``mixture_span``.
+
+    Args:
+        seat: The question.
+        model: Name of the agent's model.
+    """
     tracer, mlflow = _tracer(), _mlflow()
     if tracer is None and mlflow is None:
         return _OFF
@@ -127,7 +132,11 @@ def place_of_node(node: str) -> tuple[str, int | None]:
 def note_reply(seat: Question, reply: Response, *, n_made: int, n_stored: int) -> None:
     """Record the cost of an agent's reply on the span of its question, if there is one.
 
-    ``n_made`` requests were sent for it, and ``n_stored`` answered by a store or recording.
+    Args:
+        seat: The question.
+        reply: The response.
+        n_made: Number of requests sent for it.
+        n_stored: Number of requests answered by a store or recording.
     """
     tracer, mlflow = _tracer(), _mlflow()
     if tracer is None and mlflow is None:
@@ -224,7 +233,12 @@ class MlflowStudy:
         self._try(lambda: self._write_trial(trial))
 
     def finish(self, result: Any, files: Sequence[Path] = ()) -> None:
-        """Write the result and files as artifacts, and end the run."""
+        """Write the result and files as artifacts, and end the run.
+
+        Args:
+            result: Result of the search.
+            files: Files such as the program and the report, stored unchanged.
+        """
         self._try(lambda: self._write_result(result.to_json(), files))
 
     def fail(self) -> None:

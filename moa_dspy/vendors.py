@@ -166,7 +166,9 @@ def regular_ending(data: dict[str, Any], *, is_for_litellm: bool) -> dict[str, A
     count as tokens of the answer, as they are paid for; prompt tokens that Anthropic reads from or
     writes to its cache count as prompt tokens.
 
-    ``is_for_litellm`` says that LiteLLM reads it, instead of DSPy's own client.
+    Args:
+        data: The reply as sent by the server.
+        is_for_litellm: Whether LiteLLM reads it, instead of DSPy's own client.
     """
     candidates, feedback = data.get("candidates"), data.get("promptFeedback")
     if not candidates and isinstance(feedback, Mapping) and feedback.get("blockReason"):

@@ -46,6 +46,7 @@ class Waves:
     """Decides which members of a vote, by place, are asked next.
 
     Attributes:
+        weights: Weight of each place, as whole numbers.
         priority: All places in the order of asking, which also breaks ties: among the answers
             with most weight, the one of the first place is returned.
         agreeing: Places that are asked first; no others are asked if they give the same answer.
@@ -169,6 +170,7 @@ class WaveRules:
     """The rules by which the members of a vote are asked over time.
 
     Attributes:
+        waves: Decides which members are asked next.
         ballot: Makes a response comparable: equal answers become equal values.
         deadline_seconds: Time after which an answer no longer counts; None means no limit.
     """
@@ -297,6 +299,7 @@ class MemberProgress:
     """Members that are being asked: the next ones, and how long to wait for them.
 
     Attributes:
+        members: The questions.
         responses: Responses, by place, of the members that have answered or failed.
     """
 

@@ -210,7 +210,11 @@ def budget_share(ledger: Ledger) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A reservation for one call in every ledger that counts it."""
+    """A reservation for one call in every ledger that counts it.
+
+    Attributes:
+        numbers: The reservation's number in each ledger.
+    """
 
     numbers: Mapping[Ledger, str]
 
@@ -220,7 +224,10 @@ class Reservation:
     ) -> Reservation:
         """Reserve in all ledgers, or in none if one refuses.
 
-        Each ledger comes with the share of its limits that the call may use.
+        Args:
+            ledgers: Each ledger with the share of its limits that the call may use.
+            estimate: Upper bound of the call's usage.
+            key: Key of the call.
 
         Raises:
             BudgetReachedError: If the call might exceed a limit.
@@ -282,7 +289,11 @@ class BudgetBackend(Protocol):
 
 
 class MemoryBudget:
-    """Spending of one process, in memory; time counts from the first reservation."""
+    """Spending of one process, in memory; time counts from the first reservation.
+
+    Args:
+        spent: Earlier spending.
+    """
 
     def __init__(self, spent: Spending | None = None) -> None:
         self._spent = spent or Spending()

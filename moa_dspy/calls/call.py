@@ -178,6 +178,10 @@ def token_counts(request: str, response: Mapping[str, Any]) -> TokenCount:
 
     A count is not valid if it is absent, null, zero, negative, fractional, absurdly large or a
     text. Only an empty answer may have 0 tokens.
+
+    Args:
+        request: Canonical JSON.
+        response: The response as plain data.
     """
     usage = response.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}

@@ -237,6 +237,9 @@ class Attempts:
     """The attempts at one request; ``plan`` yields their steps, which the caller carries out.
 
     Attributes:
+        request: The request.
+        deadline: How long the caller waits.
+        store: Where the call is stored.
         ledgers: The ledgers that count this call, each with the share of its limits that it may
             use.
         shared: The store again if other processes use it too, else None.
@@ -383,7 +386,9 @@ class Attempt:
     """One attempt at a request, while it is under way.
 
     Attributes:
+        request: The request.
         number: Number of the attempt, from 1; 0 means that the request is not sent.
+        clock: Source of time.
         started: Start of the attempt by the clock's ``monotonic``.
         seconds: Duration of the attempt; 0 until it ends.
     """

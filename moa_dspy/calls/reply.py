@@ -365,7 +365,9 @@ class ReplyFacts:
 def reply_facts(response: str | None, request: str = "") -> ReplyFacts:
     """Return the facts of a stored reply.
 
-    ``response`` is canonical JSON, as calls are stored; None is a failed call.
+    Args:
+        response: Canonical JSON, as calls are stored; None is a failed call.
+        request: Canonical JSON of the request.
     """
     if response is None:
         return ReplyFacts()
@@ -388,7 +390,10 @@ def why_no_answer(
 ) -> str | None:
     """Return in one line why a message holds no answer, or None if it holds an answer.
 
-    ``parts`` are kind and text of each part of the message.
+    Args:
+        parts: Kind and text of each part of the message.
+        finish_reason: The reply's reason to end.
+        request: As for ``split_reply``.
     """
     if any(kind not in ("text", "thinking", "refusal") for kind, _ in parts):
         return None

@@ -133,7 +133,10 @@ async def awithin(
 ) -> Any:
     """Return as ``within``, in a coroutine; a task that is too late is cancelled.
 
-    ``seconds`` remain of the whole limit ``of_seconds``, which the error names.
+    Args:
+        seconds: Remaining time.
+        task: The awaitable.
+        of_seconds: The whole time limit, for the error.
     """
     if seconds is None:
         return await task

@@ -39,6 +39,7 @@ class FoundModel:
     """A model that can be used on this machine.
 
     Attributes:
+        model: Name of the model in a pool file.
         origin: Where it was found, for display.
         api_base: URL of a server on this machine; None is that of the vendor.
         api_key_env: Environment variable of the key; None if no key is needed.
@@ -195,6 +196,9 @@ def found_models(servers: Sequence[str]) -> Iterator[FoundModel]:
     They are downloaded weights, models of servers on this machine, and vendors whose keys are in
     the environment; or else the smallest model of the catalogue, which the first run downloads.
 
+    Args:
+        servers: URLs of further servers on this machine.
+
     Raises:
         PoolError: If a server is not on this machine or does not answer, or nothing is found.
     """
@@ -313,7 +317,15 @@ def _agent(model: FoundModel, name: str, temperature: float, is_short: bool) -> 
 
 @dataclass(frozen=True)
 class StudyDraft:
-    """A draft of the study file for a table."""
+    """A draft of the study file for a table.
+
+    Attributes:
+        profile: The table.
+        inputs: Input columns.
+        outputs: Columns with right answers.
+        path: Path of the table in the study file.
+        models: Models that were found.
+    """
 
     profile: TableProfile
     inputs: Sequence[str]

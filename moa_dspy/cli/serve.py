@@ -306,7 +306,13 @@ _CONTROLS: Final = {n: None for n in (*range(32), *range(127, 160)) if n not in 
 
 
 class Conversation:
-    """A conversation in a terminal."""
+    """A conversation in a terminal.
+
+    Args:
+        mixture: The mixture that answers.
+        console: The console for output.
+        system: Instructions before the conversation.
+    """
 
     def __init__(self, mixture: ChatMixture, console: Console, *, system: str = "") -> None:
         self._mixture, self._console, self._system = mixture, console, system

@@ -190,6 +190,8 @@ class AnswerKind:
     """The kind of one column's right answers, with fitting settings.
 
     Attributes:
+        metric: Name of a metric.
+        normalise: Comparison of answers in a vote.
         instruction: The end of the task's instructions.
         choices: All distinct answers, if they are few.
     """
@@ -204,6 +206,10 @@ class AnswerKind:
 
         A choice is worded as a question: SmolLM2-135M found the mood of 18 of 20 reviews with a
         question, and of none with the instruction to give it.
+
+        Args:
+            input_columns: Input columns.
+            output_columns: Output columns, with right answers.
         """
         asked = [column for column in input_columns if column not in self.choices]
         of, names = (" and the ".join(map(_bare, columns)) for columns in (asked, output_columns))
@@ -306,7 +312,9 @@ class TableFaults:
     """Counts of faults in a table's rows.
 
     Attributes:
+        n_rows: All rows.
         n_blank: Rows without a right answer.
+        n_repeated: Rows with the question of an earlier row.
         n_contradicting: Repeated rows with another right answer.
         commonest: The most common right answer.
         n_commonest: Rows with that answer.
@@ -323,7 +331,12 @@ class TableFaults:
     def of(
         cls, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
     ) -> TableFaults:
-        """Count the faults of rows."""
+        """Count the faults of rows.
+
+        Args:
+            inputs: The inputs of each row.
+            outputs: The right answers of each row.
+        """
         firsts: dict[tuple[str, ...], tuple[str, ...]] = {}
         n_blank = n_repeated = n_contradicting = 0
         answers: Counter[tuple[str, ...]] = Counter()

@@ -281,7 +281,9 @@ def metric_of(score: Callable[[dspy.Example, Any], Scored], *, unreadable: float
     If an optimizer collects demonstrations (it passes a trace and no predictor's name), the metric
     returns instead whether the answer is good: a valid verdict above 0.5.
 
-    ``unreadable`` is the score of an example without a verdict, in [0, 1]; None raises MetricError.
+    Args:
+        score: Function that judges a prediction on an example.
+        unreadable: Score of an example without a verdict, in [0, 1]; None raises MetricError.
 
     Raises:
         MetricError: If ``unreadable`` is outside [0, 1].

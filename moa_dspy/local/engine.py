@@ -62,8 +62,10 @@ def token_logprobs(
 ) -> tuple[lm15.TokenLogprob, ...] | None:
     """Read the log-probabilities of an answer's tokens, natural and before sampling settings.
 
-    The alternatives of llama.cpp's choice are sorted, likeliest first, and may include the chosen
-    token.
+    Args:
+        choice: llama.cpp's choice; its alternatives are sorted, likeliest first, and may include
+            the chosen token.
+        n_alternatives: As in the request.
 
     Returns:
         One entry per token, or None if none were requested or an answer has no token.

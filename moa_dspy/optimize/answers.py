@@ -34,6 +34,8 @@ class AskedQuestion:
     """One test question.
 
     Attributes:
+        id: Of its row.
+        text: Its inputs.
         expected: Its labels; empty where there are none.
     """
 
@@ -49,6 +51,7 @@ class SystemAnswers:
     Attributes:
         names: Its names in the result (``pick``, ``best_single``, ...); none for an agent that is
             not a baseline.
+        architecture: In text notation.
         scores: In [0, 1]; None where it was not asked.
         texts: Its answers; empty where it was not asked or did not answer.
         failures: Why it did not answer, by index of the question.
@@ -135,7 +138,15 @@ def study_answers(
     singles: SingleAgents,
     diversity: DiversityMetric,
 ) -> StudyAnswers:
-    """Return all answers to the test rows; asks nothing."""
+    """Return all answers to the test rows; asks nothing.
+
+    Args:
+        evaluator: Knows the answers.
+        rows: Of test.
+        result: Names the systems.
+        singles: The single agents on val.
+        diversity: Compares their answers.
+    """
     ranking, pair = singles.ranking, singles.pair(diversity)
     named: dict[Architecture, list[str]] = {}
     for name, score in result.test.items():

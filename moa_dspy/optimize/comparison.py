@@ -71,7 +71,13 @@ def measure_random_baseline(
     It gets as many trials as the search had. Its calls come from the share of the budget
     that is reserved for it; the note says if that was not enough for one trial.
 
-    At most ``n`` are measured; with ``may_announce``, workers may begin with all of them at once.
+    Args:
+        options: Of the search.
+        judge: Measures architectures.
+        progress: Shows each of them.
+        draws: Random architectures.
+        n: Most architectures to measure.
+        may_announce: Whether workers may begin with all of them at once.
     """
     drawn, architectures = list[TrialRecord](), list(islice(draws, n))
     if may_announce:
@@ -100,8 +106,12 @@ def compared_baselines(
 ) -> list[Baseline]:
     """Return all systems that are compared on test; those that the verdict needs come first.
 
-    ``best_single`` is the best single agent within the limits; ``ranking`` has them best first, by
-    val.
+    Args:
+        options: Of the search.
+        ranking: Single agents by val score, best first.
+        pick: The choice of the search.
+        best_single: The best single agent within the limits.
+        random_baseline: See ``measure_random_baseline``.
     """
     baselines = [Baseline("best_single", best_single), Baseline("pick", pick)]
     best = Architecture.single(ranking[0])
@@ -182,8 +192,16 @@ def compare_on_test(
     If the budget ends before the pick and the best single agent are measured, the verdict uses
     the rows on which both were measured, or says that there are none.
 
-    ``on_val`` are cross-fitted scores on val of pick and best single agent; the front and the
-    ranking are best first. With ``may_announce``, workers may begin with all systems at once.
+    Args:
+        options: Of the search.
+        evaluator: Runs architectures.
+        splits: The rows; those of test are used here for the first time.
+        progress: Shows each system.
+        baselines: Made by ``compared_baselines``.
+        ranking: Single agents by val score, best first.
+        may_announce: Whether workers may begin with all of them at once.
+        front: The Pareto front, best first.
+        on_val: Cross-fitted scores on val of pick and best single agent.
     """
     if may_announce:
         fixed = [system.architecture for system in baselines if system.architecture is not None]

@@ -298,7 +298,12 @@ def check_readable(
 ) -> None:
     """Stop a study in which too few replies of a ranker or a judge could be read.
 
-    Three of ``replies`` are shown; from a share of ``most`` unread ones the study stops.
+    Args:
+        subject: The ranker or judge, with its agent.
+        n_asked: Number of replies.
+        n_unread: Number of replies in which no choice was found.
+        replies: Some of these; three are shown.
+        most: Share of unread replies from which the study stops.
 
     Raises:
         StudyError: If there are replies, and at least this share of them could not be read.

@@ -65,8 +65,11 @@ class Judging:
     Two responses to one example are judged once, whichever is the candidate.
 
     Attributes:
+        options: Options of the judge.
+        metric: The user's metric, if there is one.
         reference: The architecture or field that all are compared with; None until chosen.
         chosen: How the reference was chosen.
+        warnings: Warnings that hold before any call is made.
         agreement: Agreement with a second judge, and kappa.
         costs: Costs of all calls, by agent.
         n_made: Calls that were paid for now; the others were stored.
@@ -89,6 +92,10 @@ class Judging:
     @classmethod
     def of(cls, options: Any, rows: Mapping[str, Any]) -> Judging:
         """Return the judge of a search that has one, without making a call.
+
+        Args:
+            options: Options of the search.
+            rows: Rows of val and test, by split.
 
         Raises:
             StudyError: If the reference is neither an agent nor a field of the rows.
@@ -418,6 +425,12 @@ def preferences_between(
 
     If the budget is reached, only the rows judged until then count. Return None if the judge only
     has recorded comparisons, and not this one.
+
+    Args:
+        compare: Method of the evaluator.
+        first: An architecture.
+        other: Another architecture.
+        rows: Questions.
     """
     judgements: list[Judgement] = []
     try:

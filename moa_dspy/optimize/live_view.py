@@ -138,6 +138,7 @@ class ViewFrame:
     """Draws a view with rich, within the available height.
 
     Attributes:
+        view: The view to draw.
         is_verbose: Whether all agents and leaders are shown, as far as there is room.
     """
 

@@ -30,6 +30,7 @@ class CheckedMetric:
     """A metric that is called with as many arguments as it accepts.
 
     Attributes:
+        metric: The user's metric.
         arity: Number of positional arguments it is called with, from 2 to 5.
     """
 
@@ -91,7 +92,10 @@ def _arity(metric: Any) -> int:
 def arity_of(function: Any, requirement: str, *, most: int) -> int:
     """Return with how many arguments a function can be called: 2 to ``most``, as many as it takes.
 
-    ``requirement`` begins the error: the option, and what it must be.
+    Args:
+        function: The function that was given.
+        requirement: Beginning of the error: the option, and what it must be.
+        most: Maximum number of arguments.
 
     Raises:
         StudyError: If it is no function, or cannot be called with two arguments.
@@ -259,8 +263,10 @@ def _family(model: str) -> str:
 def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, Any]) -> None:
     """Check that every row has a response in a field.
 
-    The names of agents are the other choices of a reference; ``rows`` are by split, and empty if
-    they are not known.
+    Args:
+        name: The field.
+        agents: Agent names, which are the other choices of a reference.
+        rows: Rows by split; empty if they are not known.
 
     Raises:
         StudyError: If no row has such a field; the message names the choices.
@@ -284,6 +290,7 @@ class RowJudgement:
         preference: Preference for the answer over the reference, in [0, 1]; None if no verdict.
         excluded: Why there is no verdict; None if there is one.
         length: Length of the answer, in characters; 0 if there is no answer.
+        reference_length: Length of the reference.
         difficulty: Difficulty of the example, if length-controlled win rates use it.
         metric: Value of the metric, if the study has one beside the judge.
     """

@@ -39,6 +39,9 @@ class MeasuredArchitecture:
         reference: The metric of the best single agent; None if scores are preferences over a
             reference, which are win rates already.
         layers: Texts that the last step read.
+        calls: Requests.
+        usd: Price.
+        seconds: Time to the answer.
     """
 
     scores: Sequence[float]

@@ -60,10 +60,13 @@ class Preflight:
     """A study that was checked and not run.
 
     Attributes:
+        name: Name of the study.
         n_rows: Number of rows by split.
         agents: Agents with their expected tokens.
         stages: Stages in the order in which they run, then their total.
         smallest: The smallest limit of each kind that reaches a verdict; unknown ones are absent.
+        budget: Limits of the study.
+        notes: Notes to read before money is spent.
         has_judge: Whether a model compares answers; its usd and seconds are not known in advance.
     """
 
@@ -171,7 +174,9 @@ def _price_json(price: Price | None) -> dict[str, Any] | None:
 def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
     """Estimate the cost of a study, without writing anything.
 
-    With ``asks`` each agent is asked one question; only these calls cost anything.
+    Args:
+        prepared: The study, which is checked already.
+        asks: Whether each agent is asked one question; only these calls cost anything.
     """
     pool = prepared.make_pool(None, Ledger())
     whole = Student.of(prepared.study.make_student(pool))
@@ -305,7 +310,11 @@ def _probed(
 ) -> AgentEstimate:
     """Ask an agent one question (the first of a conversation), and estimate from its tokens.
 
-    ``n_counted`` are the tokens of its prompt by ``count_tokens``.
+    Args:
+        agent: Estimate from the rows alone.
+        student: The program.
+        inputs: Inputs of the question.
+        n_counted: Tokens of its prompt by ``count_tokens``.
     """
     recorded = _Recorded(student.mixture.with_architecture(Architecture.single(agent.name)))
     by_turn = isinstance(student.program, TurnByTurn)

@@ -131,6 +131,8 @@ class Progress:
     """Makes the snapshots of one search.
 
     Attributes:
+        show_snapshot: Receives each snapshot.
+        ledger: The ledger of the search's spending.
         n_trials: Maximum number of architectures that the search measures.
         table: Counts the calls by stage; its current stage is set here.
         admits: Whether a trial may be picked, and so be on the leaderboard.
@@ -219,6 +221,8 @@ class StageState:
     """One stage of the display.
 
     Attributes:
+        name: Name of the stage.
+        work: As far as it is known.
         seconds: Duration until its last pause.
         made: Number of calls until then.
         share: Share of the work done so far, in [0, 1]; it never decreases.
@@ -247,6 +251,7 @@ class SearchView:
 
     Attributes:
         now: The clock, in seconds.
+        snapshot: The last snapshot.
         stages: Stages that have begun, in order.
         early: Facts of the single agents, once they are known.
     """

@@ -60,7 +60,9 @@ def result_lines(result: StudyResult) -> Iterator[str]:
 def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
     """Yield what the single agents showed; a running study shows the same lines.
 
-    Without ``with_judge``, what is known of the judge comes later.
+    Args:
+        early: The facts.
+        with_judge: Whether what is known of the judge is told too; else it comes later.
     """
     if early.judge is not None and with_judge:
         yield from judge_lines(early.judge)

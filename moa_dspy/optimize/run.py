@@ -58,6 +58,7 @@ class StudyEnd:
     """A finished study, as one of its processes leaves it.
 
     Attributes:
+        result: What it found.
         storage: Its database, without passwords.
         place: Machine and folder of the files that its last coordinator wrote.
         folder: Of the results of this process.

@@ -310,6 +310,9 @@ class ProgramKernels(Kernels):
 
     So a score is a sum over mixtures, as far as the parts tell; what mixtures are worth only
     together is an architecture's own.
+
+    Attributes:
+        mixtures: The path of each mixture, and what compares its architectures.
     """
 
     mixtures: tuple[tuple[str, Kernels], ...] = ()
@@ -353,7 +356,10 @@ def program_kernels(
     An agent is worth in a mixture what the best program with it alone there scores, of those
     whose mixtures are all single agents.
 
-    ``diversity`` is that of the answers of two agents; default: the mean difference of the scores.
+    Args:
+        space: Of the program.
+        scores: Per row, of what was measured.
+        diversity: Of the answers of two agents; default: the mean difference of the scores.
     """
     alone = [arch for arch in scores if isinstance(arch, ProgramArchitecture) and not arch.layers]
     kernels: list[tuple[str, Kernels]] = []

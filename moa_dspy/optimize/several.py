@@ -39,7 +39,12 @@ from moa_dspy.references import count_tokens
 
 @dataclass(frozen=True, slots=True)
 class ProgramMixtures:
-    """The mixtures of a program with the architectures of one trial."""
+    """The mixtures of a program with the architectures of one trial.
+
+    Attributes:
+        architecture: Of all of them.
+        by_path: Each mixture.
+    """
 
     architecture: ProgramArchitecture
     by_path: Mapping[str, MixtureOfAgents]
@@ -211,8 +216,11 @@ def with_program_space(options: SearchOptions, student: ProgramStudent) -> Searc
 def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) -> Any:
     """Return a program of the user's own with a mixture in the place of its predictor.
 
-    ``name`` is ``package.module:name`` of a program, or of what makes one; its module may stand
-    ``beside`` the study file. ``rules`` are of the mixture.
+    Args:
+        name: ``package.module:name`` of a program, or of what makes one.
+        predictor: Its path in the program.
+        beside: Folder of the study file, where the module may stand.
+        rules: Of the mixture.
 
     Raises:
         StudyError: If it cannot be made or copied, or has no such predictor.

@@ -38,6 +38,7 @@ class AgentEstimate:
     """The expected tokens, price and time of one question to one agent.
 
     Attributes:
+        name: Of the agent.
         price: None is unknown.
         prompt_tokens: Low, likely, high.
         reply_tokens: Low, likely, high.
@@ -83,7 +84,11 @@ def probe(
 ) -> dict[str, Outcome]:
     """Ask every agent one question: a dead agent, or a broken metric, ends the search here.
 
-    An agent that fails on the first row is asked the next, up to three.
+    Args:
+        options: Name the agents.
+        evaluator: Asks them.
+        rows: Of val; an agent that fails on the first is asked the next, up to three.
+        progress: Is shown each agent.
 
     Returns:
         The outcome of the question that each agent answered.
@@ -148,6 +153,9 @@ class BudgetShares:
     """Shares of one budget by stage, so that what comes later finds its part.
 
     Attributes:
+        budget: The limits.
+        outcomes: Of each agent alone on val.
+        n_test: Test rows.
         num_threads: Examples measured at the same time; it scales wall time.
         random_share: Kept for the random baseline.
         judged: Cost of one comparison by the judge; None without one.
@@ -193,8 +201,13 @@ def test_share(
     goes, all agents and the fixed baselines. It is computed from what single agents cost
     in production terms: stored answers on val say nothing about the test.
 
-    ``possible_calls`` are those per row of each architecture that may become the pick; ``judged``
-    is the cost of one comparison by the judge, if there is one.
+    Args:
+        budget: The limits.
+        outcomes: Of each agent alone.
+        n_test: Test rows.
+        num_threads: Examples measured at the same time; it scales wall time.
+        possible_calls: Calls per row of each architecture that may become the pick.
+        judged: Cost of one comparison by the judge; None without one.
     """
     measured = [outcome for several in outcomes.values() for outcome in several]
     n_asked = sum(outcome.calls for outcome in measured)
@@ -335,7 +348,13 @@ def check_budget(
     The stored answers of a larger program are known only by running it: if an answer of the probe
     was stored, nothing is checked, and else no other answer is taken as stored.
 
-    ``judged`` is the cost of one comparison by the judge that was made now: 0 where it was stored.
+    Args:
+        options: Of the search.
+        evaluator: Looks up which answers are stored.
+        splits: The rows.
+        ledger: The budget and what is spent of it.
+        probed: One outcome of each agent.
+        judged: Cost of one comparison by the judge that was made now: 0 where it was stored.
 
     Raises:
         StudyError: If a limit is too small, naming it and the smallest value that suffices.
@@ -385,7 +404,13 @@ def smallest_limit(
 ) -> float:
     """Return the smallest limit of a budget that reaches a verdict.
 
-    ``name`` is calls, tokens, usd or seconds; ``costs`` and ``judging`` are in that unit.
+    Args:
+        options: Of the search.
+        name: Of the limit: calls, tokens, usd or seconds.
+        costs: Of one question to each agent, in that unit.
+        n_val: Rows of val that each agent has to be asked about.
+        n_test: Rows of test, likewise.
+        judging: What a judge takes, in that unit.
     """
     may_vote = "vote" in options.space.combines and options.space.searches_layers
     n_tested = 1 + (options.space.max_width if may_vote else 1)

@@ -112,7 +112,12 @@ def measure_single_agents(
 ) -> SingleAgents:
     """Measure each agent alone on all rows of val; if the budget ends, on rows that all answered.
 
-    Every agent answers one of the ``n_blocks`` parts of the rows before the next is begun.
+    Args:
+        options: Of the search.
+        evaluator: Runs the agents.
+        rows: Of val.
+        progress: Shows each agent.
+        n_blocks: Parts of the rows; every agent answers one before the next is begun.
 
     Raises:
         StudyError: If the budget ends before all answered a row, or no score differs.
@@ -195,6 +200,7 @@ class SingleAgents:
     """The outcomes of each agent alone on the same rows, in the pool's order.
 
     Attributes:
+        outcomes: By agent.
         space: Has the votes that may be tried.
         limits: Of the votes that may be picked.
         seed: Of the redrawing of answers.
@@ -321,7 +327,12 @@ class SingleAgents:
     ) -> EarlyFacts:
         """Return the facts that are shown before more is spent, with an estimate of the search.
 
-        ``judged`` is the cost of one comparison by the judge, where there is one.
+        Args:
+            options: Of the search.
+            splits: The rows.
+            budget: May end the search earlier.
+            judged: Cost of one comparison by the judge, where there is one.
+            judge: Facts on the judge, where there is one.
         """
         estimate = self.estimate(options, splits, budget=budget, judged=judged)
         if options.pool.unpriced:

@@ -51,7 +51,11 @@ def make_study(
 ) -> SearchStudy:
     """Return a new study.
 
-    The sampler is Optuna's TPE, and the trials are kept in memory, if nothing else is given.
+    Args:
+        objectives: Give the directions and the names of the values.
+        seed: Of the sampler.
+        sampler: Of Optuna, or one of its kind; default: TPE.
+        storage: Keeps the trials; default: memory.
     """
     kept = storage or optuna.storages.InMemoryStorage()
     name = getattr(storage, "study_name", None)

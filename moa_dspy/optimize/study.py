@@ -51,7 +51,9 @@ class PreparedStudy:
     """A study file, and all files that it names, read and checked before any call or write.
 
     Attributes:
+        study: The file.
         splits: Its rows, each with an id.
+        metric: The metric of an answer.
         agents: Agents that can be called on this machine.
         notes: A note on each agent that is left out.
         recording: Answers that were recorded elsewhere.
@@ -269,6 +271,7 @@ class FinishedStudy:
 
     Attributes:
         result: ``StudyResult.to_json``, as text.
+        program: Content of the program's file.
         place: Machine and folder of the coordinator's files.
     """
 
@@ -280,8 +283,13 @@ class FinishedStudy:
 class SharedStudy:
     """The row of a study in a database; all processes on it have the same parts and budget.
 
-    ``parts`` has a digest of every part by name. In the ``folder`` of its own database a study may
-    replace another one; None is a database of several studies.
+    Args:
+        store: The database.
+        key: Key of the row.
+        parts: A digest of every part by name.
+        budget: The limits by name.
+        folder: The folder of the database, in which a study may replace another one; None for a
+            database of several studies.
     """
 
     def __init__(

@@ -122,10 +122,16 @@ class StudyFile:
 
     Attributes:
         name: Of the study, and of its folder.
+        seed: Of everything random.
+        task: Signature, adapter, metric.
+        data: The rows.
         pool: The file of the agents; None if the study lists them.
+        agents: The agents that the study lists.
+        calls: Recording and outages.
         space: Given options of ``SearchSpace``; architectures are texts.
         search: Given options of ``ModelSearch``; the sampler is a name.
         limits: On the costs of one question.
+        budget: Of the whole study.
         prompts: Prompts as a choice of the search, or None.
         parts: Every table that decides what the study finds, as plain data.
         judge: Of answers that are compared, or None.
@@ -185,7 +191,9 @@ class StudyFile:
     def make_space(self, agents: tuple[Agent, ...], prompts: tuple[str, ...] = ()) -> SearchSpace:
         """Return the space over all agents, or those that ``[space]`` names.
 
-        ``prompts`` are names of those that a search may give to a synthesizing aggregator.
+        Args:
+            agents: Of the pool.
+            prompts: Names of the prompts that a search may give to a synthesizing aggregator.
         """
         names = tuple(agent.name for agent in agents)
         options: dict[str, Any] = {"agents": names, **self.space}
@@ -258,7 +266,12 @@ class StudyFile:
         return metric
 
     def make_search(self, pool: Pool, metric: Any) -> ModelSearch:
-        """Return the search; ``compile`` runs it."""
+        """Return the search; ``compile`` runs it.
+
+        Args:
+            pool: The agents.
+            metric: From ``make_metric``.
+        """
         return ModelSearch(
             metric,
             pool,
@@ -294,6 +307,11 @@ def read_study(path: Path | str) -> StudyFile:
 
 def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None = None) -> StudyFile:
     """Return the study of a file's content; its paths are as they are written.
+
+    Args:
+        content: Plain data.
+        where: Begins errors.
+        folder: Of the file.
 
     Raises:
         StudyError: If a field does not fit.

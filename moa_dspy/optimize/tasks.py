@@ -33,6 +33,7 @@ class Task:
 
     Attributes:
         architecture: Its text notation, or two systems that a judge compares, "A vs B".
+        example: Id of the example.
         share: Part of the budget that the stage of this task may use.
     """
 
@@ -42,7 +43,12 @@ class Task:
 
 
 class TaskQueue:
-    """The tasks of one study; a task taken twice costs no more, as every call is made once."""
+    """The tasks of one study; a task taken twice costs no more, as every call is made once.
+
+    Args:
+        store: The database of the study.
+        study: Key of the study in the database.
+    """
 
     def __init__(self, store: CallStore, study: str) -> None:
         self._owner, self._database, self._study = store.owner, store.database, study
@@ -155,7 +161,10 @@ class TaskRunner:
     A failure of a model, the end of the budget, or an error in a program ends a task silently:
     the same error recurs when the coordinator measures the architecture, and is reported there.
 
-    ``work`` runs a task, and is called in a thread.
+    Args:
+        queue: The tasks of the study.
+        work: Function that runs a task, called in a thread.
+        num_threads: Tasks at the same time.
     """
 
     def __init__(self, queue: TaskQueue, work: TaskWork, *, num_threads: int) -> None:
@@ -224,7 +233,10 @@ class TaskRunner:
 class QueueWorkers:
     """The ``WorkerPool`` of all processes that work on a study.
 
-    The ledger has the part of the budget that the current stage may use.
+    Args:
+        queue: The tasks of the study.
+        runner: Runner of this process.
+        ledger: Has the part of the budget that the current stage may use.
     """
 
     def __init__(self, queue: TaskQueue, runner: TaskRunner, ledger: Ledger) -> None:

@@ -216,7 +216,12 @@ _Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Standing:
-    """The results of one arm, an architecture in the race, on each row."""
+    """The results of one arm, an architecture in the race, on each row.
+
+    Attributes:
+        gains: By name of each objective that is maximised, diversity left out.
+        costs: By name of each objective that is minimised.
+    """
 
     gains: Mapping[str, _Vector]
     costs: Mapping[str, _Vector]
@@ -317,7 +322,11 @@ class TrialJudge:
         is better beyond doubt on the rows up to now, and costs no more on them in each objective
         that is minimised. Where no cost is minimised this is nearly always the leader.
 
-        ``report`` is called after each block of rows.
+        Args:
+            architecture: To measure.
+            origin: Of its record.
+            number: Of its record.
+            report: Called after each block of rows.
         """
         outcomes: tuple[Outcome, ...] = ()
         for n_rows in self._ends(architecture):

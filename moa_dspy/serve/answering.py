@@ -49,6 +49,7 @@ class ServedModel:
     Attributes:
         name: The ``model`` of a request.
         kind: ``program``, ``preset``, ``agent`` or ``architecture``.
+        mixture: Answers the requests.
     """
 
     name: str
@@ -222,6 +223,8 @@ class Answering:
 
     Attributes:
         served: The parts that all requests share.
+        model: The model that answers.
+        call: The request.
         key: Name of the client's key.
     """
 

@@ -256,6 +256,9 @@ class ChatMixture:
     Instructions, aggregation prompts and demos of the program come before the caller's
     conversation.
 
+    Args:
+        program: The mixture with its architecture, instructions and demos.
+
     Raises:
         ArchitectureError: If the program answers anything but one text.
     """

@@ -163,6 +163,10 @@ class Places:
 class DailySpending:
     """Ledgers of each key and of all keys together, new every day (UTC), in memory only.
 
+    Args:
+        limits: Of the server.
+        pool: Has the prices.
+
     Raises:
         PoolError: If usd are limited and the price of an agent is unknown.
     """

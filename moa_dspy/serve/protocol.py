@@ -51,8 +51,13 @@ _FINISH: Final = {"tool_call": "tool_calls", "error": "stop"}
 class ApiError(Exception):
     """An error in OpenAI's shape.
 
-    ``param`` is the key of the body that is wrong, and ``code`` identifies the error for programs;
-    OpenAI's ``type`` follows from the status unless ``kind`` is given.
+    Args:
+        message: For people.
+        status: HTTP status.
+        param: The key of the body that is wrong.
+        code: Identifies the error, for programs.
+        kind: OpenAI's ``type``; default: by the status.
+        headers: Of the response.
     """
 
     def __init__(

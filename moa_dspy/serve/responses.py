@@ -173,7 +173,12 @@ def _format(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 class ResponseWriter:
-    """Writes one answer as a response, or as the events of its stream."""
+    """Writes one answer as a response, or as the events of its stream.
+
+    Args:
+        body: Of the request, whose settings a response repeats.
+        call: The request as it was read.
+    """
 
     def __init__(self, body: Mapping[str, Any], call: ChatCall) -> None:
         self._body, self._call = body, call

@@ -90,7 +90,9 @@ _ANSWERS: Final = ("candidates", "choices", "content", "output")
 def readable(response: Any, *, has_ended: bool = False) -> dict[str, Any]:
     """Return a response as plain data, without its id.
 
-    ``has_ended`` says that it was a stream that ended, so that an empty text is a valid answer.
+    Args:
+        response: The response of a client.
+        has_ended: Whether it was a stream that ended, so that an empty text is a valid answer.
 
     Raises:
         ServerError: The endpoint failed during the reply; another attempt may succeed.
@@ -110,6 +112,10 @@ def readable(response: Any, *, has_ended: bool = False) -> dict[str, Any]:
 
 def check_ended(reply: Any, finish_reason: str | None = None) -> None:
     """Raise if a reply of status 200 says that the endpoint failed during it.
+
+    Args:
+        reply: The endpoint's reply.
+        finish_reason: The reason to end as read by the client.
 
     Raises:
         ServerError: With the endpoint's message.
@@ -159,6 +165,9 @@ class RegularReply:
         tells_errors: Whether ``status`` also becomes an error status for errors that arrived with
             status 200, for a client that recognises errors by status only.
         is_for_litellm: Whether LiteLLM reads the reply, instead of DSPy's own client.
+
+    Attributes:
+        status: Status of the converted reply; known when the body has ended.
     """
 
     def __init__(
@@ -333,6 +342,10 @@ def _hint(status: int, url: str) -> str:
 def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:
     """Return the response of a stored reply, with thoughts separated.
 
+    Args:
+        text: Canonical JSON of the response.
+        request: Canonical JSON of the request.
+
     Returns:
         The response, and its evidence on the chat template; see ``tells_opening``.
     """
@@ -343,6 +356,10 @@ def stored_response(text: str, *, request: str) -> tuple[Any, bool | None]:
 
 def tells_opening(response: Any, split: SplitReply | None) -> bool | None:
     """Return whether one reply shows that the chat template opens the thought.
+
+    Args:
+        response: The response of a client.
+        split: The parts of its text; None if it has no text.
 
     Returns:
         True if the thought has a closing tag only; False if the model or the server separates it,
@@ -359,6 +376,10 @@ def tells_opening(response: Any, split: SplitReply | None) -> bool | None:
 
 def with_thought(response: Any, *, request: str = "") -> tuple[Any, SplitReply | None]:
     """Return ``response`` with any thought in its text as a separate part.
+
+    Args:
+        response: The response of a client.
+        request: As for ``split_reply``.
 
     Returns:
         The response, and the parts of its text; None if it has no text.
@@ -385,8 +406,10 @@ class ThoughtOpening:
     A stream needs this before the thought has ended. The evidence is the model's name and every
     complete reply, of this process or in the store, streamed or not; see ``tells_opening``.
 
-    ``extra_body`` may include switches of the template, so that only replies to requests with the
-    same count.
+    Args:
+        identity: Identity of the caller.
+        store: Store that may hold its earlier replies.
+        extra_body: Further fields of its requests, which may include switches of the template.
     """
 
     def __init__(

@@ -108,7 +108,10 @@ class StreamedResponse:
     The collected response is unchanged, thoughts included. The end of the stream is held back,
     because the answer must be stored before the caller sees the end.
 
-    ``is_opened`` says whether the chat template opens a thought; None means unknown.
+    Args:
+        request: The request.
+        request_text: The request as canonical JSON.
+        is_opened: Whether the chat template opens a thought; None means unknown.
     """
 
     def __init__(

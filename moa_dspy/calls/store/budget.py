@@ -19,7 +19,12 @@ _NO_LIMIT = 1e300
 
 
 class Reservations:
-    """The database row of one study, and its open reservations."""
+    """The database row of one study, and its open reservations.
+
+    Args:
+        owner: The owner of this process.
+        study: Name of the study.
+    """
 
     def __init__(self, owner: Owner, study: str) -> None:
         self.owner, self.study = owner, study
@@ -106,7 +111,10 @@ class DatabaseBudget:
     settlement and heartbeat adds the time since the last such event of any worker, unless that is
     longer than a lease (a pause) or the clock went back.
 
-    ``spent`` is what a new study starts with.
+    Args:
+        owner: The owner of this process.
+        study: Name of the study.
+        spent: Spending with which a new study starts.
 
     Raises:
         StoreError: If the store cannot be used.

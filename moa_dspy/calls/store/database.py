@@ -34,7 +34,9 @@ class Connections:
 
     Transactions are begun and ended by explicit statements, so a connection needs no reset.
 
-    ``timeout_seconds`` is the longest wait of SQLite for a locked file.
+    Args:
+        url: A database of SQLite or PostgreSQL.
+        timeout_seconds: Longest wait of SQLite for a locked file.
 
     Raises:
         ImportError: If the driver is not installed.

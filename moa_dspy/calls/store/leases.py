@@ -41,7 +41,9 @@ class Owner:
     PostgreSQL's clock, or if its heartbeat has not changed for the length of a lease by the
     monotonic clock of the waiting process. The wall clocks of the machines do not matter.
 
-    Without a heartbeat for ``lease_seconds``, an owner is considered dead.
+    Args:
+        database: A prepared database.
+        lease_seconds: Time after the last heartbeat when an owner is considered dead.
     """
 
     def __init__(self, database: Database, *, lease_seconds: float = 30.0) -> None:
@@ -161,6 +163,9 @@ class Claims:
 
     Claiming is one short transaction; no transaction stays open while the claim is held. Safe for
     threads: among those of one process, too, only one gets a name.
+
+    Args:
+        owner: The owner of this process.
     """
 
     def __init__(self, owner: Owner) -> None:

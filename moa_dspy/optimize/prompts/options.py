@@ -101,7 +101,11 @@ def check_optimizer(
 ) -> None:
     """Raise unless the optimizer can run.
 
-    ``is_alone`` says whether the program is the mixture itself, and not one that holds it.
+    Args:
+        optimizer: An instance.
+        options: Further arguments of its ``compile``.
+        n_rows: How many rows it will tune on.
+        is_alone: Whether the program is the mixture itself, and not one that holds it.
 
     Raises:
         StudyError: Naming what it needs and what there is.

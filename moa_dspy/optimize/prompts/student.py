@@ -34,6 +34,7 @@ class Target:
     """The seats of a program's mixture whose prompt is tuned; they share it.
 
     Attributes:
+        student: The program and its mixture.
         modules: The modules in the seats; all have the same prompt.
         readers: For every different agent in the seats, the mixture of these layers with the agent
             as aggregator.
@@ -197,6 +198,7 @@ class ReferenceReader:
     """Asks an agent with stored references, by the messages that the mixture would send.
 
     Attributes:
+        target: The seats whose prompt is tuned.
         feedback: Has the rows with their references, and keeps the error that ends the tuning.
         cache: Has the responses of the layers before.
         scope: The caller's scope, for threads of the optimizer, which copy no context.

@@ -155,7 +155,9 @@ class TunedPrompt:
     """The prompt that an optimizer returned.
 
     Attributes:
+        prompt: The whole of it.
         candidates: The prompts that the optimizer reports, the best first.
+        notes: Sentences for the report.
     """
 
     prompt: Prompt
@@ -173,6 +175,8 @@ class PromptTuning:
     """Runs optimizers on the seats of a target; their references are measured first, and once.
 
     Attributes:
+        target: The seats whose prompt is tuned.
+        metric: The user's.
         cache: Answers of all agents that are asked here; its table counts the calls by stage.
         num_threads: Rows measured at the same time, outside of the optimizer.
         share: Part of the train rows that an optimizer scores by, if it uses separate rows.
@@ -215,7 +219,10 @@ class PromptTuning:
     ) -> TunedPrompt:
         """Return the prompt that an optimizer makes from train rows, with feedback on these alone.
 
-        ``options`` are further arguments of its ``compile``; the instance itself is not changed.
+        Args:
+            optimizer: An instance; it is not changed.
+            rows: With ids.
+            options: Further arguments of its ``compile``.
 
         Raises:
             LayerFailedError: If no row has references.

@@ -122,8 +122,11 @@ def repaired(
     for which layers exist is kept, with the best ranked of the wanted proposers that agree with
     it and with earlier layers; layers that are too narrow are filled with the best other agents.
 
-    The first of ``aggregators`` is the wanted one, and the others may replace it; None is no model.
-    ``ranking`` has all agents that may be used, best first.
+    Args:
+        rules: The constraints.
+        suggested: Proposers per layer.
+        aggregators: The wanted aggregator, then its possible replacements; None is no model.
+        ranking: All agents that may be used, best first.
     """
     for aggregator in aggregators:
         layers = _seated(rules, suggested, aggregator, ranking)
@@ -317,8 +320,12 @@ class LastStepChoice:
 class SizeCounter:
     """Counts the layered architectures of a space.
 
-    ``ways`` are the choices of the last step, and ``orders`` those in which it may read the last
-    layer.
+    Args:
+        rules: The constraints.
+        ways: Choices of the last step.
+        max_depth: Maximum number of proposer layers.
+        orders: Orders in which a model may read the last layer.
+        ranking: All agents, best first.
     """
 
     rules: SpaceRules

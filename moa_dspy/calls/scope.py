@@ -316,15 +316,10 @@ def _hosts_event() -> Interrupt | None:
 
 @dataclass(frozen=True, slots=True)
 class _CancelledHost:
-    """The cancelled state of the coroutine that waits for one of anyio's worker threads.
+    """The cancelled state of the coroutine that waits for one of anyio's worker threads."""
 
-    Attributes:
-        scope: The cancel scope of the coroutine.
-        loop: Its event loop; a closed loop has cancelled all its coroutines.
-    """
-
-    scope: Any
-    loop: Any = None
+    scope: Any  # the coroutine's
+    loop: Any = None  # a closed one has cancelled all its coroutines
 
     def is_set(self) -> bool:
         """Return whether the coroutine was cancelled."""
@@ -378,7 +373,6 @@ class Deadline:
     Every method that waits or checks raises DeadlineError after the deadline.
 
     Attributes:
-        clock: Source of time.
         at: The deadline by ``clock.monotonic``.
         cancelled: Events that end the wait early.
         started: Start of the wait by ``clock.monotonic``.

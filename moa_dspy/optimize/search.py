@@ -250,11 +250,7 @@ class SearchOutcome:
     """The outputs of a search.
 
     Attributes:
-        program: The recommended program.
-        result: The findings as plain data.
-        study: Optuna's study.
         phases: Architectures known after each round of search; prompts are tuned in between.
-        answers: The answers to every test question.
     """
 
     program: Any

@@ -84,11 +84,7 @@ def probe(
 ) -> dict[str, Outcome]:
     """Ask every agent one question: a dead agent, or a broken metric, ends the search here.
 
-    Args:
-        options: Name the agents.
-        evaluator: Asks them.
-        rows: Of val; an agent that fails on the first is asked the next, up to three.
-        progress: Is shown each agent.
+    An agent that fails on the first row is asked the next, up to three.
 
     Returns:
         The outcome of the question that each agent answered.

@@ -145,11 +145,9 @@ def measure_single_agents(
     if (judging := evaluator.judging) is not None and judging.picks:
         judging.check_decides(measured)
     elif stopped_by is None:
-        check_decidable(
-            {name: scores(outcomes) for name, outcomes in measured.items()},
-            gold=_expected(usable[0]),
-            replies={name: list(map(_reply, outcomes)) for name, outcomes in measured.items()},
-        )
+        found = {name: scores(outcomes) for name, outcomes in measured.items()}
+        replies = {name: list(map(_reply, outcomes)) for name, outcomes in measured.items()}
+        check_decidable(found, gold=_expected(usable[0]), replies=replies)
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
     agents = SingleAgents(
         {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},

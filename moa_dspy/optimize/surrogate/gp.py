@@ -388,7 +388,7 @@ class SurrogateModel:
         for part, matrix in self._parts.items():
             if weights[part]:
                 prior += weights[part] ** 2 * matrix
-        prior[np.diag_indices_from(prior)] += weights[_OWN] ** 2
+        prior.flat[:: len(prior) + 1] += weights[_OWN] ** 2
         return prior
 
     def _solved(self, weights: Mapping[str, float]) -> tuple[FeatureMatrix, FeatureMatrix]:

@@ -149,7 +149,7 @@ def measure_single_agents(
         replies = {name: list(map(_reply, outcomes)) for name, outcomes in measured.items()}
         check_decidable(found, gold=_expected(usable[0]), replies=replies)
     places = balanced_order({n: scores(o) for n, o in measured.items()}, seed=options.seed)
-    agents = SingleAgents(
+    return SingleAgents(
         {name: [outcomes[place] for place in places] for name, outcomes in measured.items()},
         options.space,
         options.limits,
@@ -158,10 +158,7 @@ def measure_single_agents(
         stopped_by=stopped_by,
         own_seconds=own_seconds(measured, options.pool, options.num_threads, *took),
         **_known_of(evaluator, names, tuple(usable[place] for place in places)),
-    )
-    if options.limits != Limits() and not agents.mixtures:
-        check_one_within(options.limits, {name: agents._costs((name,)) for name in names})
-    return agents
+    ).checked()
 
 
 def _leader(name: str, outcomes: Sequence[Outcome]) -> Leader:
@@ -223,6 +220,13 @@ class SingleAgents:
     own_seconds: float = 0.0
     mixtures: Sequence[MixtureAnswers] = ()
     _admitted: dict[tuple[str, ...], bool] = field(default_factory=dict)
+
+    def checked(self) -> SingleAgents:
+        """Return the object, if an agent stays within the limits; see ``check_one_within``."""
+        # In a program, an agent of its own in each mixture may cost less than any agent in all.
+        if self.limits != Limits() and not self.mixtures:
+            check_one_within(self.limits, {name: self._costs((name,)) for name in self.outcomes})
+        return self
 
     @cached_property
     def scores(self) -> dict[str, ScoreMatrix]:

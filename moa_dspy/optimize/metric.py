@@ -55,7 +55,7 @@ class CheckedMetric:
         """
         try:
             value = self.metric(example, prediction, *rest[: self.arity - 2])
-            score = score_of(value)
+            score = None if _is_no_number(value) else score_of(value)
         except MoaError:
             raise
         except Exception as error:
@@ -63,16 +63,24 @@ class CheckedMetric:
                 f"The metric raised {type(error).__name__} on example {example.get('id', '?')!r}: "
                 f"{error}"
             ) from error
-        if not (math.isfinite(score) and 0 <= score <= 1):
+        if score is None or not (math.isfinite(score) and 0 <= score <= 1):
             raise MetricError(
-                f"The metric must return a number in [0, 1], but gave {score} on "
-                f"{example.get('id', '?')!r}."
+                "The metric must return a number in [0, 1], but gave "
+                f"{shown_value(value) if score is None else score} on {example.get('id', '?')!r}."
             )
         return value
 
     def score(self, example: Any, prediction: Any, *rest: Any) -> float:
         """Return the metric's number; raises as ``value`` does."""
         return score_of(self.value(example, prediction, *rest))
+
+
+def _is_no_number(value: Any) -> bool:
+    """Return whether a value is None, or a text that is not a number."""
+    try:
+        return value is None or (isinstance(value, str) and float(value) is None)
+    except ValueError:
+        return True
 
 
 def score_of(value: Any) -> float:

@@ -44,7 +44,8 @@ def test_its_value_is_kept_whole_and_its_score_is_a_number() -> None:
     [
         (1.5, r"must return a number in \[0, 1\], but gave 1.5 on '7'"),
         (float("nan"), r"must return a number in \[0, 1\], but gave nan on '7'"),
-        (None, "The metric raised TypeError on example '7'"),
+        (None, r"must return a number in \[0, 1\], but gave None on '7'"),
+        ("good", r"must return a number in \[0, 1\], but gave 'good' on '7'"),
         (dspy.Prediction(feedback="no score"), "The metric raised .* on example '7'"),
     ],
 )

@@ -77,10 +77,12 @@ class CheckedMetric:
 
 def _is_no_number(value: Any) -> bool:
     """Return whether a value is None, or a text that is not a number."""
-    try:
-        return value is None or (isinstance(value, str) and float(value) is None)
-    except ValueError:
-        return True
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return True
+    return value is None
 
 
 def score_of(value: Any) -> float:

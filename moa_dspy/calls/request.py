@@ -381,11 +381,13 @@ class OutagePolicy:
         with self._lock:
             since = self._down_since.setdefault(caller.endpoint, now)
         if now - since > self.outage_seconds or hint > self.outage_seconds:
-            reason = caller.without_secrets(f"{type(error).__name__}: {error}")
+            # Some vendors' errors have several lines.
+            reason = " ".join(caller.without_secrets(f"{type(error).__name__}: {error}").split())
+            asked = f"asks to wait {hint:g} s" if hint > self.outage_seconds else "does not answer"
             raise OutageError(
-                f"{caller.endpoint} does not answer, and the longest wait is "
-                f"{self.outage_seconds:g} s (`outage_seconds`): {reason}. Every answer so far is "
-                "kept; the same command continues."
+                f"{caller.endpoint} {asked}, and the longest wait is {self.outage_seconds:g} s "
+                f"(`outage_seconds`): {reason.rstrip('.')}. Every answer so far is kept; the same "
+                "command continues."
             ) from error
         return hint + backoff_seconds(attempt, request.key)
 

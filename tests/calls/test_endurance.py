@@ -112,9 +112,11 @@ def test_an_outage_ends_the_study_and_says_whose_it_is() -> None:
 def test_who_is_told_to_come_back_after_the_outage_would_be_given_up_is_told_at_once() -> None:
     with serving(Reply(status=429, retry_after="3600")) as server:
         # The longest wait is named, not the time that has passed, which is none.
-        with pytest.raises(Exception, match=r"the longest wait is 60 s \(`outage_seconds`\): "):
+        message = r"asks to wait 3600 s, and the longest wait is 60 s \(`outage_seconds`\): "
+        with pytest.raises(Exception, match=message) as caught:
             ask(pool_of(server, outage_seconds=60))
         assert len(server.bodies) == 1
+    assert "\n" not in str(caught.value)
 
 
 def test_an_answer_to_anybody_begins_the_outage_anew() -> None:

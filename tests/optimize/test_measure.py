@@ -141,7 +141,7 @@ def test_a_metric_may_return_a_prediction_with_a_score(
         (float("nan"), r"must return a number in \[0, 1\], but gave nan on 'val-2'"),
         (1.5, r"must return a number in \[0, 1\], but gave 1.5 on 'val-2'"),
         (-0.1, r"must return a number in \[0, 1\], but gave -0.1 on 'val-2'"),
-        (None, r"raised TypeError on example 'val-2'"),
+        (None, r"must return a number in \[0, 1\], but gave None on 'val-2'"),
         (KeyError("gold"), r"raised KeyError on example 'val-2': 'gold'"),
     ],
 )

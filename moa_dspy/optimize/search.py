@@ -32,7 +32,7 @@ from moa_dspy.optimize.conclusion import (
     make_result,
     recommended_of,
 )
-from moa_dspy.optimize.early_facts import Cost, EarlyFacts
+from moa_dspy.optimize.early_facts import EarlyFacts
 from moa_dspy.optimize.evaluate import (
     Evaluator,
     MetricFunction,
@@ -291,7 +291,8 @@ def run_search(
     table, admits = evaluator.node_cache.table, options.limits.admit
     progress = Progress(show, ledger, options.n_trials, table, admits, log)
     with spending_under(ledger):
-        singles, judged = _single_agents(options, evaluator, splits, ledger, progress, judging)
+        judged = check_by_probe(options, evaluator, splits, progress, judging)
+        singles = _single_agents(options, evaluator, splits.val, progress, judging)
     facts = None if judging is None else judging.facts()
     early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
     early = plural_facts(early) if (is_program := isinstance(program, ProgramStudent)) else early
@@ -432,19 +433,16 @@ def _evaluator(
 def _single_agents(
     options: SearchOptions,
     evaluator: Evaluator,
-    splits: Splits,
-    ledger: Ledger,
+    rows: Sequence[dspy.Example],
     progress: Progress,
     judging: Judging | None,
-) -> tuple[SingleAgents, Cost | None]:
-    """Probe and measure the single agents; return them and the cost of a judge's comparison."""
-    judged = check_by_probe(options, evaluator, splits, ledger, progress, judging)
+) -> SingleAgents:
     if judging is not None:
         progress.show("single agents", current="choice of the reference")
-        choose_reference(judging, options, evaluator, splits.val)
-    n_blocks = 1 if ledger.budget == Budget() else N_SINGLE_BLOCKS
-    singles = measure_single_agents(options, evaluator, splits.val, progress, n_blocks=n_blocks)
+        choose_reference(judging, options, evaluator, rows)
+    n_blocks = 1 if progress.ledger.budget == Budget() else N_SINGLE_BLOCKS
+    singles = measure_single_agents(options, evaluator, rows, progress, n_blocks=n_blocks)
     if judging is not None:
         with suppress(BudgetReachedError):
             judging.ask_second(seed=options.seed, num_threads=options.num_threads)
-    return singles, judged
+    return singles

@@ -229,7 +229,6 @@ def check_by_probe(
     options: SearchOptions,
     evaluator: Evaluator,
     splits: Splits,
-    ledger: Ledger,
     progress: Progress,
     judging: Judging | None,
 ) -> Cost | None:
@@ -238,13 +237,14 @@ def check_by_probe(
     Returns:
         The cost of one comparison by the judge, if there is one.
     """
-    check_options(options, ledger.budget)
+    check_options(options, progress.ledger.budget)
     probed, judged = probe(options, evaluator, splits.val, progress), None
     if judging is not None:
         progress.show("probe", current=judging.options.label)
         judged = probe_judge(judging, options, evaluator, splits.val)
     is_paid = judging is not None and judging.n_made > 0
-    check_budget(options, evaluator, splits, ledger, probed, judged if is_paid else None)
+    charged = judged if is_paid else None
+    check_budget(options, evaluator, splits, progress.ledger, probed, charged)
     return judged
 
 

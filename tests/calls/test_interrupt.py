@@ -12,6 +12,11 @@ import pytest
 
 from tests.servers.chat import ChatServer, Reply, serving
 
+# A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+HEARS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 ANSWER = "[[ ## answer ## ]]\nParis\n\n[[ ## completed ## ]]"
 PROGRAM = """
 import sys
@@ -170,7 +175,7 @@ def test_a_process_that_goes_on_after_an_interrupt_asks_for_what_it_wants_then()
 def start(
     url: str, kind: str, n_threads: int, architecture: str, *, program: str = PROGRAM
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", program, url, kind, str(n_threads), architecture]
+    command = [sys.executable, "-c", HEARS + program, url, kind, str(n_threads), architecture]
     return subprocess.Popen(
         command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

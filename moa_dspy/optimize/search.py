@@ -306,7 +306,9 @@ def run_search(
     random = loop.measure_random_baseline(phases[-1])
     best = loop.best_single()
     fronts = front_of(loop.builder, choice), _for_less(loop, choice)
-    held = cross_fitted(loop.builder.evidence(), seed=options.seed)
+    held = cross_fitted(
+        loop.builder.evidence(), seed=options.seed, may_be_unmeasured=loop.has_tried_votes
+    )
     with spending_under(ledger):
         compared = _compared(options, splits, progress, loop, choice, best, random, fronts, held)
     compared = plural_verdicts(compared) if is_program else compared

@@ -287,6 +287,14 @@ _PLURAL_ADVICE: Final = {
 """The advice of a verdict, for a program."""
 
 
+def best_single_of(
+    ranking: Sequence[str], records: dict[Architecture, TrialRecord], limits: Limits
+) -> Architecture:
+    """Return the best single agent within the limits; without any, the best of all."""
+    singles = [Architecture.single(name) for name in ranking]
+    return next((single for single in singles if limits.admit(records[single])), singles[0])
+
+
 def best_program(
     records: Mapping[Architecture, TrialRecord], limits: Limits
 ) -> ProgramArchitecture:

@@ -76,6 +76,15 @@ def test_a_vote_of_complementary_agents_is_found_proven_and_returned(
     assert program.score == 1
 
 
+def test_what_is_expected_of_a_search_that_ended_before_its_votes_is_that_of_what_it_may_pick(
+    search: Make, experts: Make
+) -> None:
+    result = search(experts(), callbacks=[lambda study, trial: study.stop()]).result
+    assert str(result.pick) == "e0"
+    # e0 misses one question of three; a vote of all, which was never a trial, misses none.
+    assert result.expected.estimate == pytest.approx(2 / 3)
+
+
 @pytest.mark.slow
 def test_copies_of_one_model_are_no_better_than_it(search: Make, fails_on: Make) -> None:
     found = search(scripted_pool({f"m{i}": fails_on(0) for i in range(3)}))

@@ -111,6 +111,17 @@ class SearchOptions:
         return Judging.of(self, {} if splits is None else {"val": splits.val, "test": splits.test})
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on options that make a study pointless; ``check`` and the report show them."""
+        n = len(self.space.agents)
+        if self.n_trials > n or not (self.space.max_depth or self.space.listed):
+            return ()
+        return (
+            f"No mixture is tried: each of the {n} agents alone is a trial, and `n_trials` is "
+            f"{self.n_trials}. Set it to {n + 20} or more.",
+        )
+
+    @property
     def compared_costs(self) -> tuple[str, ...]:
         """Costs that are an objective or limited: the first of them that is known is compared."""
         named = names_of(self.objectives)

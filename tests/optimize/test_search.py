@@ -190,6 +190,8 @@ def test_more_agents_than_trials_are_all_measured_and_nothing_else(
 ) -> None:
     result = search(experts(), n_trials=1).result
     assert [trial.architecture for trial in result.trials] == ["e0", "e1", "e2"]
+    (note,) = result.notes
+    assert note.startswith("No mixture is tried: each of the 3 agents alone is a trial")
 
 
 @pytest.mark.slow

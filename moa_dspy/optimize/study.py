@@ -91,7 +91,7 @@ class PreparedStudy:
         """Return the study of a table of answers, whose agents are the pool."""
         checked = CheckedMetric.of(metric)
 
-        def matches(gold: str, answer: str) -> float:
+        def matches(gold: Any, answer: str) -> float:
             row = dspy.Example(id=gold, answer=gold, gold=gold).with_inputs()
             return checked.score(row, dspy.Prediction(answer=answer))
 

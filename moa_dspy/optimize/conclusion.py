@@ -209,14 +209,14 @@ def cross_fitted(
     seed: int,
     pseudo: int = PSEUDO,
     repeats: int = N_PARTITIONS,
-    may_be_unmeasured: bool = True,
+    is_free: bool = True,
 ) -> CrossFittedPick | None:
     """Score the procedure of choosing on rows that it did not use; makes no call.
 
     The choice is made again, from the start, on nine tenths of the rows and scored on the rest,
     ten times in each of three partitions (cross-fitting). The mean is that of the procedure,
     which sometimes picks another architecture. None with fewer than 10 rows. A search that ended
-    before its best votes were trials could not pick them: ``may_be_unmeasured`` is then False.
+    before its best votes were trials could not pick them: ``is_free`` is then False.
     """
     n = evidence.n_rows
     if n < N_FOLDS:
@@ -227,7 +227,7 @@ def cross_fitted(
     evidence = replace(evidence, measured=fair)
     folds = [rng.permutation(np.arange(n) % N_FOLDS) for _ in range(repeats)]
     # A bonus is known of measured architectures only.
-    is_free = may_be_unmeasured and not any(entry.bonus for entry in fair)
+    is_free = is_free and not any(entry.bonus for entry in fair)
     held = [_held_out(evidence, fold, pseudo, is_free=is_free) for fold in folds]
     expected = _wider(mean_interval(np.mean([pick for pick, _ in held], axis=0).clip(0, 1)))
     # One partition keeps scores of 0 or 1, which a mean of the partitions would not.

@@ -164,10 +164,10 @@ def _mixture_count_problem(program: Any) -> str:
     if every:
         named = f"The mixtures of the {kind} are frozen, at {', '.join(every)}"
         return f"{named}: set `_compiled` of one to False."
-    must = "`student` must be a MixtureOfAgents or hold one (or have one signature), but is"
+    must = "`student` must hold a MixtureOfAgents, or be one, a Predict or a ChainOfThought"
     predictors = ", ".join(name for name, _ in getattr(program, "named_predictors", list)())
-    hint = f"; a mixture can take the place of `predictor`: {predictors}" if predictors else ""
-    return f"{must} a {kind} with none{hint}."
+    hint = f". Name the predictor that one replaces (`predictor`): {predictors}"
+    return f"{must}, but is a {kind} without one{hint if predictors else ''}."
 
 
 class WorkerPool(Protocol):

@@ -90,6 +90,9 @@ class SearchOptions:
             raise StudyError("A search needs a `metric` or a `judge`, but got neither.")
         if not self.objectives:
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
+        names = names_of(self.objectives)
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise StudyError(f"`objectives` names {min(twice)} more than once.")
         for name in self.space.agents:
             self.pool[name]
         if not isinstance(self.storage, str | optuna.storages.BaseStorage | None):

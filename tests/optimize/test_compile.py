@@ -102,6 +102,7 @@ def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, studen
         ({"seed": 1.5}, r"`seed` must be .* but got 1.5"),
         ({"objectives": ()}, "`objectives` must name at least one of .*score"),
         ({"objectives": ("beauty",)}, "`objectives`: unknown 'beauty'; known ones are calls, "),
+        ({"objectives": ("calls", "usd", "calls")}, "`objectives` names calls more than once"),
         ({"diversity": "sk-" + "x" * 40}, "`diversity`: unknown a text of 43 characters; known"),
         ({"diversity": "hue"}, "`diversity`: unknown 'hue'; known ones are .*jaccard"),
     ],

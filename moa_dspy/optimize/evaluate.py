@@ -311,7 +311,7 @@ class Evaluator:
             program = Student.of(self.student, self.registry).to_measure(architecture)
             self._programs[architecture] = program
         with call_scope(example=row.id), suppress(LayerFailedError):
-            return program.answer(row.inputs().toDict(), NodeRunner(self.node_cache, row.id))
+            return program.answer(dict(row.inputs()), NodeRunner(self.node_cache, row.id))
         return None
 
     def work(self, task: str, row: dspy.Example) -> None:
@@ -366,7 +366,7 @@ class Evaluator:
         left = {row["id"]: row for row in rows}
         for example, row in left.items():
             if example not in self._inputs:
-                self._inputs[example] = row.inputs().toDict()
+                self._inputs[example] = dict(row.inputs())
         inputs = {example: self._inputs[example] for example in left}
         for runner, answer in known_answers(self.node_cache, program.mixture, inputs):
             row = left.pop(runner.example)
@@ -380,7 +380,7 @@ class Evaluator:
         started, runner = time.perf_counter(), NodeRunner(self.node_cache, row.id)
         with call_scope(example=row.id) as scope:
             try:
-                result = program.answer(row.inputs().toDict(), runner)
+                result = program.answer(dict(row.inputs()), runner)
             except LayerFailedError as error:
                 result = error
             finally:

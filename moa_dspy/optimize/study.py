@@ -214,7 +214,7 @@ def _check_program_inputs(program: Any, row: dspy.Example) -> None:
     kind = type(program)
     name = "forward" if hasattr(kind, "forward") else "aforward"
     takes = inspect.signature(getattr(kind, name))
-    inputs = row.inputs().toDict()
+    inputs = dict(row.inputs())
     try:
         takes.bind(program, **inputs)
     except TypeError as error:

@@ -238,7 +238,9 @@ def _fields(values: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text; the turns of a conversation are numbered."""
+    """Return a value as text, an image as its address; the turns of a conversation are numbered."""
+    if isinstance(value, dspy.Type):
+        return repr(value)
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         return str(value)
     return "\n".join(f"[{number}] {text}" for number, text in enumerate(value, start=1))

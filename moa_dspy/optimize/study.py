@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dspy
+from pydantic import BaseModel
 
 from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
@@ -75,10 +77,13 @@ class PreparedStudy:
         Raises:
             MoaError: If anything in the file, or in the files that it names, is invalid.
         """
+        path = Path(path)
         study = read_study(path)
         splits, metric = study.make_splits().with_ids(), study.make_metric()
         if study.data.reader is not None:
             return cls._of_answers(study, splits, metric)
+        if study.task.program is None and study.task.turns is None:
+            splits = _typed(splits, study.signature, folder=(study.data.path or path).parent)
         agents, notes = study.make_agents()
         source = study.calls.recording
         recording = Recording.read(source) if source is not None else None
@@ -207,6 +212,43 @@ def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
                 f"`task.signature` has the input {missing[0]!r}, but row {row.id!r} of {split} has "
                 f"only {', '.join(sorted(row.inputs().keys()))}."
             )
+
+
+def _typed(splits: Splits, signature: Any, *, folder: Path) -> Splits:
+    """Return the rows with images, conversations and other objects made of what a file can hold.
+
+    Raises:
+        DataError: If an input cannot be made of the value of a row.
+    """
+    kinds = {name: field.annotation for name, field in signature.input_fields.items()}
+    kinds = {n: k for n, k in kinds.items() if isinstance(k, type) and issubclass(k, BaseModel)}
+
+    def typed(row: dspy.Example) -> dspy.Example:
+        made: dict[str, Any] = {}
+        for name in row.inputs().keys() & kinds.keys():
+            try:
+                made[name] = _made(kinds[name], row[name], folder)
+            except (TypeError, ValueError, OSError) as error:
+                kind = kinds[name].__name__
+                raise DataError(
+                    f"Row {row.id!r}: no {kind} can be made of `{name}`: {error}"
+                ) from error
+        return row.copy(**made)
+
+    if not kinds:
+        return splits
+    train, val, test = (tuple(map(typed, rows)) for rows in (splits.train, splits.val, splits.test))
+    return replace(splits, train=train, val=val, test=test)
+
+
+def _made(kind: Any, value: Any, folder: Path) -> Any:
+    """Return an object of this kind; an image also of a file in the ``folder`` of the rows."""
+    if kind is dspy.Image and isinstance(value, str):
+        # Path.is_file raises an error at a long text, such as an image in base64.
+        place = os.path.realpath(folder / value)
+        if os.path.isfile(place) and Path(place).is_relative_to(folder.resolve()):
+            return dspy.Image.from_path(place)
+    return kind.model_validate(value) if isinstance(value, dict) else kind(value)
 
 
 def _check_program_inputs(program: Any, row: dspy.Example) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from moa_dspy.data import BENCHMARKS
 from moa_dspy.errors import DataError, StudyError
+from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.optimize.study_file import StudyFile, read_study
 
 HEAD = """
@@ -43,6 +44,51 @@ def test_a_benchmark_is_named_and_read_from_a_path_beside_the_file(tmp_path: Pat
     assert all(row.id.startswith("test-") for row in splits.val)
     trained = study(tmp_path, data + 'split = "train"\n').make_splits()
     assert all(row.id.startswith("train-") for row in trained.val)
+
+
+def with_objects(folder: Path, **changed: object) -> Path:
+    (folder / "a.png").write_bytes(b"\x89PNG\r\n")
+    images = ["a.png", "https://x.org/b.png", "data:image/png;base64," + "iVBORw0K" * 999]
+    talk = {"messages": [{"question": "Hi", "answer": "Ho"}]}
+    rows: list[dict[str, object]] = [
+        {"question": f"{n}?", "image": i, "history": talk} for n, i in enumerate(images)
+    ]
+    rows[-1] |= changed
+    text = "".join(json.dumps(row | {"answer": "#### 1"}) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    inputs = "question, image: dspy.Image, history: dspy.History"
+    data = 'path = "rows.jsonl"\ninputs = ["question", "image", "history"]\n'
+    path = folder / "study.toml"
+    content = HEAD.replace("question", inputs) + data + "sizes = { val = 1, test = 2 }\n"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_images_and_conversations_of_a_file_are_made_what_the_signature_says(
+    tmp_path: Path,
+) -> None:
+    splits = PreparedStudy.read(with_objects(tmp_path)).splits
+    rows = {row.question: row for row in (*splits.val, *splits.test)}
+    assert rows["0?"].image.url == "data:image/png;base64,iVBORw0K"  # the file beside the rows
+    assert rows["1?"].image.url == "https://x.org/b.png"
+    assert len(rows["2?"].image.url) > 7_000
+    assert all(row.history.messages[0]["answer"] == "Ho" for row in rows.values())
+    assert set(rows["1?"].inputs().keys()) == {"question", "image", "history"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image": "no-such-file.png"}, "no Image can be made of `image`: "),
+        ({"history": {"turns": []}}, "no History can be made of `history`: "),
+        ({"history": "Hi"}, "no History can be made of `history`: "),
+    ],
+)
+def test_what_is_no_image_or_conversation_is_named_before_any_call(
+    tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"Row '(val|test)?-?\d+': {message}"):
+        PreparedStudy.read(with_objects(tmp_path, **changed))
 
 
 def test_every_benchmarks_metric_can_be_named(tmp_path: Path) -> None:

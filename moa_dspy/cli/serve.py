@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -134,6 +135,11 @@ def program_or_text(program: str, pool: Pool) -> MixtureOfAgents:
     if path.suffix == ".json" or path.is_file():
         loaded: MixtureOfAgents = MixtureOfAgents.load(path, pool=pool)
         return loaded
+    if program not in pool and not re.search("[>+*(]", program):
+        raise ArchitectureError(
+            f"{program!r} is no saved program, no folder of a finished run, and no agent of the "
+            f"pool, which has {', '.join(pool)}."
+        )
     return MixtureOfAgents("question -> answer", program, pool=pool, adapter=PlainChat())
 
 

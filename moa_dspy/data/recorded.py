@@ -184,8 +184,7 @@ class RecordedResponses:
 
 def _author(prediction: dspy.Prediction) -> str:
     """Return the agent whose response a mixture returned; "" for other programs."""
-    mixture = getattr(prediction, "mixture", None)
-    return str(getattr(getattr(mixture, "final", None), "agent", ""))
+    return str(getattr(getattr(getattr(prediction, "mixture", None), "final", None), "agent", ""))
 
 
 _logger = logging.getLogger(__name__)
@@ -257,7 +256,7 @@ def read_answers(
     path: Path | str,
     *,
     columns: Mapping[str, str] | None = None,
-    matches: Callable[[str, str], float] | None = None,
+    matches: Callable[[Any, str], float] | None = None,
 ) -> RecordedResponses:
     """Return the content of a table of (question, agent, answer, score or gold, costs).
 
@@ -293,7 +292,7 @@ def read_answers(
         }
         costs[name, agent] = RecordedCost(**measured)
         for key in ("gold", "split"):
-            if key in names and (value := _text(row, names[key], place)) is not None:
+            if key in names and (value := _text(row, names[key], place, key)) is not None:
                 first = table.columns.setdefault(name, {}).setdefault(key, value)
                 _agree(first, value, key=key, place=place)
     scores = table.scored(costs) if "score" in names else _matched(table, path, matches)
@@ -320,7 +319,7 @@ def _found_columns(path: Path, row: Mapping[str, Any], named: Mapping[str, str])
 
 
 def _matched(
-    table: _Table, path: Path, matches: Callable[[str, str], float] | None
+    table: _Table, path: Path, matches: Callable[[Any, str], float] | None
 ) -> dict[tuple[str, str], float]:
     if matches is None:
         raise DataError(
@@ -337,7 +336,7 @@ def _matched(
     return scores
 
 
-def _agree(first: str, value: str, *, key: str, place: str) -> None:
+def _agree(first: Any, value: Any, *, key: str, place: str) -> None:
     if first != value:
         raise DataError(
             f"{place}: all rows of a question must have the same {key}, but have {first!r} and "
@@ -443,8 +442,9 @@ def _name(row: Mapping[str, Any], column: str, place: str) -> str:
     return plain_text(value)
 
 
-def _text(row: Mapping[str, Any], column: str, place: str) -> str | None:
+def _text(row: Mapping[str, Any], column: str, place: str, kind: str = "") -> Any:
     value = _cell(row, column, place)
-    if is_container(value):
+    is_list = is_container(value)
+    if is_list and kind != "gold":  # which may be a list of right answers
         raise DataError(f"{place}: {column!r} must be a text, but is {value!r:.60}.")
-    return None if is_absent(value) else plain_text(value)
+    return value if is_list else None if is_absent(value) else plain_text(value)

@@ -354,7 +354,7 @@ def _lookup(
 
 def _run(program: Callable[..., Any], example: dspy.Example) -> Any:
     try:
-        return program(**example.inputs().toDict())
+        return program(**dict(example.inputs()))
     except Exception as error:
         raise_if_moa_error(error, but=(LayerFailedError,))
         _logger.warning("No answer to example %s: %s", id_of(example), error)

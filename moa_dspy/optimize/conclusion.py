@@ -34,7 +34,6 @@ from moa_dspy.optimize.selection import (
     CandidateScores,
     Choice,
     Evidence,
-    Limits,
     ScoreMatrix,
     choose,
 )
@@ -205,13 +204,19 @@ class CrossFittedPick:
 
 
 def cross_fitted(
-    evidence: Evidence, *, seed: int, pseudo: int = PSEUDO, repeats: int = N_PARTITIONS
+    evidence: Evidence,
+    *,
+    seed: int,
+    pseudo: int = PSEUDO,
+    repeats: int = N_PARTITIONS,
+    is_free: bool = True,
 ) -> CrossFittedPick | None:
     """Score the procedure of choosing on rows that it did not use; makes no call.
 
     The choice is made again, from the start, on nine tenths of the rows and scored on the rest,
     ten times in each of three partitions (cross-fitting). The mean is that of the procedure,
-    which sometimes picks another architecture. None with fewer than 10 rows.
+    which sometimes picks another architecture. None with fewer than 10 rows. A search that ended
+    before its best votes were trials could not pick them: ``is_free`` is then False.
     """
     n = evidence.n_rows
     if n < N_FOLDS:
@@ -221,17 +226,18 @@ def cross_fitted(
     fair = tuple(entry for entry in evidence.measured if not entry.architecture.weights)
     evidence = replace(evidence, measured=fair)
     folds = [rng.permutation(np.arange(n) % N_FOLDS) for _ in range(repeats)]
-    held = [_held_out(evidence, fold, pseudo) for fold in folds]
+    # A bonus is known of measured architectures only.
+    is_free = is_free and not any(entry.bonus for entry in fair)
+    held = [_held_out(evidence, fold, pseudo, is_free=is_free) for fold in folds]
     expected = _wider(mean_interval(np.mean([pick for pick, _ in held], axis=0).clip(0, 1)))
     # One partition keeps scores of 0 or 1, which a mean of the partitions would not.
     return CrossFittedPick(expected, *held[0])
 
 
 def _held_out(
-    evidence: Evidence, fold: NDArray[np.intp], pseudo: int
+    evidence: Evidence, fold: NDArray[np.intp], pseudo: int, *, is_free: bool
 ) -> tuple[ScoreMatrix, ScoreMatrix]:
     """Return the scores of pick and best single agent on each row, chosen without its fold."""
-    is_free = not any(entry.bonus for entry in evidence.measured)  # else only measured ones have it
     held, alone = np.zeros(evidence.n_rows), np.zeros(evidence.n_rows)
     singles = {str(m.architecture) for m in evidence.measured if m.is_admitted}
     for k in range(N_FOLDS):
@@ -419,9 +425,7 @@ def _record(arch: Architecture, evaluator: Evaluator, builder: EvidenceBuilder) 
 
 
 def make_program(
-    evaluator: Evaluator,
-    recommended: Architecture,
-    records: Mapping[Architecture, TrialRecord],
+    evaluator: Evaluator, recommended: Architecture, records: Mapping[Architecture, TrialRecord]
 ) -> Any:
     """Return the recommended program with the attributes that DSPy's optimizers set.
 
@@ -440,11 +444,3 @@ def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[s
     ordered = sorted(whole, key=lambda record: (-record.score, record.calls))[:N_CANDIDATES]
     copies = [student.with_architecture(read_architecture(trial.architecture)) for trial in ordered]
     return [{"score": trial.score, "program": p} for trial, p in zip(ordered, copies, strict=True)]
-
-
-def best_single_of(
-    ranking: Sequence[str], records: dict[Architecture, TrialRecord], limits: Limits
-) -> Architecture:
-    """Return the best single agent within the limits; without any, the best of all."""
-    singles = [Architecture.single(name) for name in ranking]
-    return next((single for single in singles if limits.admit(records[single])), singles[0])

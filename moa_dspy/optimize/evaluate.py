@@ -164,10 +164,10 @@ def _mixture_count_problem(program: Any) -> str:
     if every:
         named = f"The mixtures of the {kind} are frozen, at {', '.join(every)}"
         return f"{named}: set `_compiled` of one to False."
-    must = "`student` must be a MixtureOfAgents or hold one (or have one signature), but is"
+    must = "`student` must hold a MixtureOfAgents, or be one, a Predict or a ChainOfThought"
     predictors = ", ".join(name for name, _ in getattr(program, "named_predictors", list)())
-    hint = f"; a mixture can take the place of `predictor`: {predictors}" if predictors else ""
-    return f"{must} a {kind} with none{hint}."
+    hint = f". Name the predictor that one replaces (`predictor`): {predictors}"
+    return f"{must}, but is a {kind} without one{hint if predictors else ''}."
 
 
 class WorkerPool(Protocol):
@@ -311,7 +311,7 @@ class Evaluator:
             program = Student.of(self.student, self.registry).to_measure(architecture)
             self._programs[architecture] = program
         with call_scope(example=row.id), suppress(LayerFailedError):
-            return program.answer(row.inputs().toDict(), NodeRunner(self.node_cache, row.id))
+            return program.answer(dict(row.inputs()), NodeRunner(self.node_cache, row.id))
         return None
 
     def work(self, task: str, row: dspy.Example) -> None:
@@ -366,7 +366,7 @@ class Evaluator:
         left = {row["id"]: row for row in rows}
         for example, row in left.items():
             if example not in self._inputs:
-                self._inputs[example] = row.inputs().toDict()
+                self._inputs[example] = dict(row.inputs())
         inputs = {example: self._inputs[example] for example in left}
         for runner, answer in known_answers(self.node_cache, program.mixture, inputs):
             row = left.pop(runner.example)
@@ -380,7 +380,7 @@ class Evaluator:
         started, runner = time.perf_counter(), NodeRunner(self.node_cache, row.id)
         with call_scope(example=row.id) as scope:
             try:
-                result = program.answer(row.inputs().toDict(), runner)
+                result = program.answer(dict(row.inputs()), runner)
             except LayerFailedError as error:
                 result = error
             finally:

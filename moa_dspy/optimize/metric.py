@@ -55,7 +55,6 @@ class CheckedMetric:
         """
         try:
             value = self.metric(example, prediction, *rest[: self.arity - 2])
-            score = None if _is_no_number(value) else score_of(value)
         except MoaError:
             raise
         except Exception as error:
@@ -63,10 +62,13 @@ class CheckedMetric:
                 f"The metric raised {type(error).__name__} on example {example.get('id', '?')!r}: "
                 f"{error}"
             ) from error
+        score = _number_in(value)
         if score is None or not (math.isfinite(score) and 0 <= score <= 1):
+            is_plain = isinstance(value, str | None)
+            shown = shown_value(value) if is_plain else f"a {type(value).__name__} without a number"
             raise MetricError(
                 "The metric must return a number in [0, 1], but gave "
-                f"{shown_value(value) if score is None else score} on {example.get('id', '?')!r}."
+                f"{shown if score is None else score} on {example.get('id', '?')!r}."
             )
         return value
 
@@ -75,14 +77,11 @@ class CheckedMetric:
         return score_of(self.value(example, prediction, *rest))
 
 
-def _is_no_number(value: Any) -> bool:
-    """Return whether a value is None, or a text that is not a number."""
-    if isinstance(value, str):
-        try:
-            float(value)
-        except ValueError:
-            return True
-    return value is None
+def _number_in(value: Any) -> float | None:
+    """Return the number in a metric's value, or None if it is not a number and has none."""
+    with suppress(TypeError, ValueError, RuntimeError):  # the last of a tensor with many values
+        return score_of(value)
+    return None
 
 
 def score_of(value: Any) -> float:
@@ -108,10 +107,13 @@ def arity_of(function: Any, requirement: str, *, most: int) -> int:
         most: Maximum number of arguments.
 
     Raises:
-        StudyError: If it is no function, or cannot be called with two arguments.
+        StudyError: If it is no function, is async, or cannot be called with two arguments.
     """
     if not callable(function):
         raise StudyError(f"{requirement}, but got {shown_value(function)}.")
+    name = getattr(function, "__name__", type(function).__name__)
+    if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        raise StudyError(f"{requirement}, but {name} is async, and nothing would await it.")
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -123,7 +125,6 @@ def arity_of(function: Any, requirement: str, *, most: int) -> int:
             fits.append(count)
     if 2 in fits:
         return fits[-1]
-    name = getattr(function, "__name__", type(function).__name__)
     raise StudyError(f"{requirement}, but {name} has the signature {signature}.")
 
 

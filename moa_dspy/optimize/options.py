@@ -90,6 +90,9 @@ class SearchOptions:
             raise StudyError("A search needs a `metric` or a `judge`, but got neither.")
         if not self.objectives:
             raise StudyError(f"`objectives` must name at least one of {', '.join(OBJECTIVES)}.")
+        names = names_of(self.objectives)
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise StudyError(f"`objectives` names {min(twice)} more than once.")
         for name in self.space.agents:
             self.pool[name]
         if not isinstance(self.storage, str | optuna.storages.BaseStorage | None):
@@ -109,6 +112,17 @@ class SearchOptions:
         if self.judge is None:
             return None
         return Judging.of(self, {} if splits is None else {"val": splits.val, "test": splits.test})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on options that make a study pointless; ``check`` and the report show them."""
+        n = len(self.space.agents)
+        if self.n_trials > n or not (self.space.max_depth or self.space.listed):
+            return ()
+        return (
+            f"No mixture is tried: each of the {n} agents alone is a trial, and `n_trials` is "
+            f"{self.n_trials}. Set it to {n + 20} or more.",
+        )
 
     @property
     def compared_costs(self) -> tuple[str, ...]:

@@ -202,7 +202,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         stages=() if prepared.study.calls.replay_only else _stages(prepared, options, agents),
         smallest={},
         budget=prepared.study.budget,
-        notes=(*prepared.notes, *_notes(prepared, pool, student, agents)),
+        notes=(*options.notes, *prepared.notes, *_notes(prepared, pool, student, agents)),
         has_judge=_n_calls_of_judge(prepared) > 0,
     )
     return replace(preflight, smallest=_smallest(prepared, options, preflight))

@@ -242,7 +242,8 @@ def _front(result: StudyResult) -> Iterator[str]:
         return
     records = {record.architecture: record for record in result.trials}
     n = len(result.front)
-    yield f"Front: {n} architectures that no other beats on every objective; on val, per question:"
+    shown = "the only architecture" if n == 1 else f"{n} architectures"
+    yield f"Front: {shown} that no other beats on every objective; on val, per question:"
     for name in result.front[:MOST_OF_FRONT]:
         mark = " (knee)" if name == result.knee else ""
         yield f"- {name}{mark}{measured_text(records.get(name))}"

@@ -19,7 +19,6 @@ from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
-from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.answers import StudyAnswers, study_answers
 from moa_dspy.optimize.comparison import Baseline, compare_on_test
 from moa_dspy.optimize.conclusion import (
@@ -61,6 +60,7 @@ from moa_dspy.optimize.several import (
     ProgramStudent,
     plural_facts,
     plural_verdicts,
+    warn_of_dropped_prompts,
     with_program_space,
 )
 from moa_dspy.optimize.shares import check_by_probe
@@ -190,9 +190,9 @@ class ModelSearch(Teleprompter):
 
         Args:
             student: A ``MixtureOfAgents``, or a program that holds mixtures or has the
-                ``predictor``: then the whole program is run and scored, and the result is
-                such a program; mixtures that are frozen in DSPy's sense are not changed. Or a
-                module with one signature, for which a mixture is made.
+                ``predictor``, which is run and scored as a whole, and returned as such; mixtures
+                that are frozen in DSPy's sense are not changed. Or a ``dspy.Predict`` or
+                ``dspy.ChainOfThought``, which a mixture replaces.
             trainset: Rows for prompts; without a ``valset`` they are split into three.
             teacher: Not used.
             valset: Rows on which the search selects; without a ``testset`` half are held out.
@@ -306,7 +306,7 @@ def run_search(
     random = loop.measure_random_baseline(phases[-1])
     best = loop.best_single()
     fronts = front_of(loop.builder, choice), _for_less(loop, choice)
-    held = cross_fitted(loop.builder.evidence(), seed=options.seed)
+    held = cross_fitted(loop.builder.evidence(), seed=options.seed, is_free=loop.has_tried_votes)
     with spending_under(ledger):
         compared = _compared(options, splits, progress, loop, choice, best, random, fronts, held)
     compared = plural_verdicts(compared) if is_program else compared
@@ -330,9 +330,10 @@ def _searchable(student: Any, options: SearchOptions) -> tuple[Any, SearchOption
         raise StudyError("`student` must be made with the search's own pool.")
     if options.predictor is not None:
         return Student.in_place_of(student, options.predictor, pool=pool), options
-    mixtures, signature = mixtures_of(student), getattr(student, "signature", None)
-    if not mixtures and signature is not None:
-        return MixtureOfAgents(signature, Architecture.single(next(iter(pool))), pool=pool), options
+    mixtures = mixtures_of(student)
+    warn_of_dropped_prompts(mixtures.values())
+    if not mixtures and isinstance(student, dspy.Predict | dspy.ChainOfThought):
+        return Student.in_place_of(student, "self", pool=pool), options
     if len(mixtures) > 1:
         program = ProgramStudent.of_several(student)
         return program, with_program_space(options, program)
@@ -364,7 +365,7 @@ def _result(
         early=early,
         spent=spent,
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
-        notes=loop.joint.notes,
+        notes=(*loop.options.notes, *loop.joint.notes),
         prompts=loop.joint.to_json(loop.trials.records),
         judge=judge,
     )

@@ -7,7 +7,8 @@ among trials by mixture and by what it was given.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import logging
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from moa_dspy.aggregators import NORMALISERS, Vote, node_name
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import imported_instance
+from moa_dspy.layers import all_predictors
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.early_facts import AgentCosts, EarlyFacts
 from moa_dspy.optimize.evaluate import (
@@ -35,6 +37,8 @@ from moa_dspy.optimize.space.programs import ProgramArchitecture, ProgramSpace
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response
 from moa_dspy.references import count_tokens
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +289,31 @@ _PLURAL_ADVICE: Final = {
     "Keep the single model": "Keep the single models",
 }
 """The advice of a verdict, for a program."""
+
+
+def warn_of_dropped_prompts(mixtures: Iterable[MixtureOfAgents]) -> None:
+    """Warn of demos and instructions of a student that no architecture of the search has."""
+    dropped = []
+    for mixture in mixtures:
+        new = dict(all_predictors(mixture.with_architecture(mixture.architecture)))
+        for name, seat in all_predictors(mixture):
+            own = seat.demos, seat.signature.instructions
+            if own != (new[name].demos, new[name].signature.instructions):
+                dropped.append(name)
+    if dropped:
+        _logger.warning(
+            "The search gives every agent its first prompt: the demos and instructions that "
+            "`student` has in %s are not used. Compile the prompts of what the search returns.",
+            ", ".join(dropped),
+        )
+
+
+def best_single_of(
+    ranking: Sequence[str], records: dict[Architecture, TrialRecord], limits: Limits
+) -> Architecture:
+    """Return the best single agent within the limits; without any, the best of all."""
+    singles = [Architecture.single(name) for name in ranking]
+    return next((single for single in singles if limits.admit(records[single])), singles[0])
 
 
 def best_program(

@@ -91,7 +91,7 @@ class PreparedStudy:
         """Return the study of a table of answers, whose agents are the pool."""
         checked = CheckedMetric.of(metric)
 
-        def matches(gold: str, answer: str) -> float:
+        def matches(gold: Any, answer: str) -> float:
             row = dspy.Example(id=gold, answer=gold, gold=gold).with_inputs()
             return checked.score(row, dspy.Prediction(answer=answer))
 
@@ -214,7 +214,7 @@ def _check_program_inputs(program: Any, row: dspy.Example) -> None:
     kind = type(program)
     name = "forward" if hasattr(kind, "forward") else "aforward"
     takes = inspect.signature(getattr(kind, name))
-    inputs = row.inputs().toDict()
+    inputs = dict(row.inputs())
     try:
         takes.bind(program, **inputs)
     except TypeError as error:

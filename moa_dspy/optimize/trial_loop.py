@@ -15,7 +15,7 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
 from moa_dspy.optimize.comparison import Baseline, compared_baselines, measure_random_baseline
-from moa_dspy.optimize.conclusion import EvidenceBuilder, best_single_of
+from moa_dspy.optimize.conclusion import EvidenceBuilder
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.objectives import names_of, stopping_vote
@@ -24,7 +24,7 @@ from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.prompts.joint import JointSearch
 from moa_dspy.optimize.sampler import PerformanceDiversitySampler
 from moa_dspy.optimize.selection import Choice, Evidence, choose
-from moa_dspy.optimize.several import best_program
+from moa_dspy.optimize.several import best_program, best_single_of
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import N_VOTES, SingleAgents
 from moa_dspy.optimize.space.programs import ProgramSpace, baseline_architectures, random_draws
@@ -98,6 +98,7 @@ class TrialLoop:
         shares: The part of the budget that the trials may use.
         draws: Architectures of the random baseline, which workers may begin with.
         stopped_by: The budget that ended the trials; None while there is room.
+        has_tried_votes: Whether the most promising votes are trials, so that they may be picked.
     """
 
     options: SearchOptions
@@ -112,6 +113,7 @@ class TrialLoop:
     shares: BudgetShares
     draws: Iterator[Architecture]
     stopped_by: str | None = None
+    has_tried_votes: bool = False
 
     @classmethod
     def of(
@@ -236,7 +238,7 @@ class TrialLoop:
         options, ranking = self.options, self.singles.ranking
         baselines = baseline_architectures(ranking, options.pool, options.space)
         self._measure_given(baselines, "baseline", limit=limit)
-        self._measure_given(self._promising_votes(), "votes", limit=limit)
+        self.has_tried_votes = self._measure_given(self._promising_votes(), "votes", limit=limit)
         self._measure_given(options.space.listed, "listed", limit=limit)
         for number in range(self.joint.n_rounds + 1):
             if number and not self.is_ended_by_user:
@@ -282,16 +284,17 @@ class TrialLoop:
 
     def _measure_given(
         self, architectures: Iterable[Architecture], origin: str, *, limit: int
-    ) -> None:
-        """Measure what is new of the architectures, inside the space or not, in their order."""
+    ) -> bool:
+        """Measure what is new, inside the space or not, in order; return if all are trials now."""
         fresh = self.trials.fresh(architectures, origin=origin)
         if self.may_announce and len(fresh) > 1 and self.stopped_by is None:
             n_left = max(0, limit - len(self.trials.records))
             self.judge.announce([proposal.architecture for proposal in fresh[:n_left]])
         for proposal in fresh:
             if self.stopped_by is not None or len(self.trials.records) >= limit:
-                return
+                break
             self._measure(proposal)
+        return all(proposal.architecture in self.trials.records for proposal in fresh)
 
     def _measure_proposed(self, n_trials: int) -> None:
         """Propose and measure until so many architectures are known, or none is left, or paid."""
@@ -433,9 +436,9 @@ class ProgramLoop(TrialLoop):
 
     def _measure_given(
         self, architectures: Iterable[Architecture], origin: str, *, limit: int
-    ) -> None:
+    ) -> bool:
         lifted = map(self.evaluator.student.lifted, architectures)
-        super()._measure_given(lifted, origin, limit=limit)
+        return super()._measure_given(lifted, origin, limit=limit)
 
     def _measure_singles(self) -> None:
         super()._measure_singles()

@@ -64,6 +64,17 @@ def test_a_wrong_way_to_ask_is_explained(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("program", ["runs/unfinished", "./good", "godo"])
+def test_what_is_no_program_and_no_agent_is_told_what_would_be(
+    run: Run, folder: Path, program: str
+) -> None:
+    (folder / "runs/unfinished").mkdir(parents=True)
+    done = run("ask", program, "Repeat")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{program!r} is no saved program, no folder of a finished run, and no" in done.stderr
+    assert "agent of the pool, which has" in done.stderr
+
+
 def test_a_cut_reply_is_said_once_of_each_agent(run: Run, folder: Path) -> None:
     stream, handler = io.StringIO(), logging.StreamHandler()
     handler.setStream(stream)

@@ -56,6 +56,19 @@ def test_without_scores_an_answer_is_compared_with_gold(tmp_path: Path) -> None:
     assert found.scores == {("1", "a"): 1.0, ("1", "b"): 0.0, ("2", "b"): 1.0}
 
 
+def test_gold_may_be_a_list_of_right_answers(tmp_path: Path) -> None:
+    rows = [{"question": "1", "agent": name, "answer": name, "gold": ["a", "A"]} for name in "ab"]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    found = read_answers(path, matches=lambda gold, given: float(given in gold))
+    assert found.scores == {("1", "a"): 1.0, ("1", "b"): 0.0}
+    assert found.examples()[0].gold == ["a", "A"]
+    rows[1]["gold"] = ["b"]
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    with pytest.raises(DataError, match=r"same gold, but have \['a', 'A'\] and \['b'\]"):
+        read_answers(path, matches=lambda gold, given: 1.0)
+
+
 def test_a_wrong_table_is_told_what_was_found_and_what_is_needed(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ROWS)
     message = (

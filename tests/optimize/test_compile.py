@@ -8,7 +8,8 @@ import pytest
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.architecture import Architecture
-from moa_dspy.errors import PoolError, StudyError
+from moa_dspy.calls import Budget
+from moa_dspy.errors import MoaError, PoolError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace
 from moa_dspy.pool import Pool
@@ -27,15 +28,40 @@ def experts(fails_on: Make) -> Callable[[], Pool]:
     return lambda: scripted_pool({f"e{i}": fails_on(i, says=f"no{i}") for i in range(3)})
 
 
-def test_a_student_may_be_any_module_with_a_signature(rows: Make, experts: Make) -> None:
+def test_a_predict_may_be_the_student_with_its_demos(rows: Make, experts: Make) -> None:
     pool = experts()
     found = ModelSearch(exact, pool, n_trials=5)
     splits = {"trainset": [], "valset": rows("val", 9), "testset": rows("test", 9)}
     with dspy.context(adapter=PlainChat()):
         student = dspy.Predict("question -> answer")
+        student.demos = rows("train", 2)
         program = found.compile(student, teacher=student, **splits)
         assert program(question="new 4").answer == "4"
     assert found.result.test["pick"].score == 1
+    assert [len(seat.demos) for seat in program.predictors()] == [2] * program.architecture.calls
+
+
+def test_a_module_that_does_more_than_a_predict_is_no_student_on_its_own(experts: Make) -> None:
+    agent = dspy.ReAct("question -> answer", tools=[str.upper])
+    with pytest.raises(StudyError, match=r"is a ReAct without one\. Name the predictor .* react"):
+        ModelSearch(exact, experts()).compile(agent, trainset=rows_of(9))
+
+
+def test_prompts_of_the_student_that_the_search_drops_are_named(
+    experts: Make, student: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = experts()
+    tuned = student(pool)
+    tuned.aggregator.demos = rows_of(2)
+    search = ModelSearch(exact, pool, budget=Budget(calls=1))
+    for given, n_warnings in ((tuned, 1), (student(pool), 1)):
+        with pytest.raises(MoaError):
+            search.compile(given, trainset=[], valset=rows_of(2), testset=rows_of(4)[2:])
+        assert caplog.text.count("that `student` has in aggregator are not used") == n_warnings
+
+
+def rows_of(n: int) -> list[dspy.Example]:
+    return [dspy.Example(question=f"q {i}", answer="1").with_inputs("question") for i in range(n)]
 
 
 def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, student: Make) -> None:
@@ -46,7 +72,7 @@ def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, studen
         StudyError, match="Unknown option 'demos' of compile; it takes testset only"
     ):
         found.compile(student(pool), demos=3, **splits)
-    with pytest.raises(StudyError, match=r"`student` must be a MixtureOfAgents or .* is a Layer"):
+    with pytest.raises(StudyError, match=r"`student` must hold a MixtureOfAgents.* is a Layer"):
         found.compile(type("Layer", (dspy.Module,), {})(), **splits)
     with pytest.raises(StudyError, match="`student` must be made with the search's own pool"):
         found.compile(student(experts()), **splits)
@@ -76,6 +102,7 @@ def test_compile_refuses_what_it_does_not_know(experts: Make, rows: Make, studen
         ({"seed": 1.5}, r"`seed` must be .* but got 1.5"),
         ({"objectives": ()}, "`objectives` must name at least one of .*score"),
         ({"objectives": ("beauty",)}, "`objectives`: unknown 'beauty'; known ones are calls, "),
+        ({"objectives": ("calls", "usd", "calls")}, "`objectives` names calls more than once"),
         ({"diversity": "sk-" + "x" * 40}, "`diversity`: unknown a text of 43 characters; known"),
         ({"diversity": "hue"}, "`diversity`: unknown 'hue'; known ones are .*jaccard"),
     ],

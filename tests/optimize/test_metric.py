@@ -46,7 +46,9 @@ def test_its_value_is_kept_whole_and_its_score_is_a_number() -> None:
         (float("nan"), r"must return a number in \[0, 1\], but gave nan on '7'"),
         (None, r"must return a number in \[0, 1\], but gave None on '7'"),
         ("good", r"must return a number in \[0, 1\], but gave 'good' on '7'"),
-        (dspy.Prediction(feedback="no score"), "The metric raised .* on example '7'"),
+        (dspy.Prediction(feedback="no"), r"but gave a Prediction without a number on '7'"),
+        ({"score": 1.0}, r"but gave a dict without a number on '7'"),
+        ((1.0, "right"), r"but gave a tuple without a number on '7'"),
     ],
 )
 def test_what_is_no_score_is_an_error_that_names_the_example(value: Any, message: str) -> None:
@@ -65,6 +67,17 @@ def test_a_budget_that_ends_inside_is_that_and_no_fault_of_the_metric() -> None:
 def test_a_signature_that_does_not_fit_is_refused() -> None:
     with pytest.raises(StudyError, match=r"but <lambda> has the signature \(example\)"):
         CheckedMetric.of(lambda example: 1.0)
+
+
+class Asynchronous:
+    async def __call__(self, example: Any, prediction: Any) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("metric", [Asynchronous.__call__, Asynchronous()])
+def test_an_async_metric_is_refused_before_any_call(metric: Any) -> None:
+    with pytest.raises(StudyError, match=r"but (__call__|Asynchronous) is async"):
+        CheckedMetric.of(metric)
 
 
 def test_a_call_takes_time_beside_the_wait_for_its_answer() -> None:

@@ -23,6 +23,27 @@ def rows(n: int, split: str) -> list[dspy.Example]:
     ]
 
 
+def test_inputs_of_rows_keep_their_types() -> None:
+    def reads(prompt: str) -> str:
+        # As an earlier turn of the conversation, not as a text that describes it.
+        told = "Lima" if "[[ ## question ## ]]\nWhich country? Peru" in prompt else "?"
+        return f"[[ ## answer ## ]]\n{told}\n\n[[ ## completed ## ]]"
+
+    pool = scripted_pool({"a": reads, "b": "[[ ## answer ## ]]\nRome"}, reads_all=True)
+    earlier = {"question": "Which country? Peru", "answer": "I see."}
+    talks = [
+        dspy.Example(
+            question=f"Capital? {i}", history=dspy.History(messages=[earlier]), answer="Lima"
+        ).with_inputs("question", "history")
+        for i in range(8)
+    ]
+    student = MixtureOfAgents("question, history: dspy.History -> answer", "a", pool=pool)
+    search = ModelSearch(answer_match, pool, space=SearchSpace(("a", "b"), max_depth=0), n_trials=2)
+    search.compile(student, trainset=[], valset=talks[:4], testset=talks[4:])
+    assert search.result.test["pick"].score == 1
+    assert pool.calls.ledger.spending.made > 0
+
+
 def test_a_result_is_shown_as_a_table() -> None:
     pool = scripted_pool({"right": lambda prompt: "Paris", "wrong": lambda prompt: "Rome"})
     search = ModelSearch(

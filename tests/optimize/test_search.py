@@ -76,6 +76,15 @@ def test_a_vote_of_complementary_agents_is_found_proven_and_returned(
     assert program.score == 1
 
 
+def test_what_is_expected_of_a_search_that_ended_before_its_votes_is_that_of_what_it_may_pick(
+    search: Make, experts: Make
+) -> None:
+    result = search(experts(), callbacks=[lambda study, trial: study.stop()]).result
+    assert str(result.pick) == "e0"
+    # e0 misses one question of three; a vote of all, which was never a trial, misses none.
+    assert result.expected.estimate == pytest.approx(2 / 3)
+
+
 @pytest.mark.slow
 def test_copies_of_one_model_are_no_better_than_it(search: Make, fails_on: Make) -> None:
     found = search(scripted_pool({f"m{i}": fails_on(0) for i in range(3)}))
@@ -181,6 +190,8 @@ def test_more_agents_than_trials_are_all_measured_and_nothing_else(
 ) -> None:
     result = search(experts(), n_trials=1).result
     assert [trial.architecture for trial in result.trials] == ["e0", "e1", "e2"]
+    (note,) = result.notes
+    assert note.startswith("No mixture is tried: each of the 3 agents alone is a trial")
 
 
 @pytest.mark.slow

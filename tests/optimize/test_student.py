@@ -58,7 +58,7 @@ def test_the_result_of_a_search_is_open_to_prompt_optimizers(pool: Pool, rows: M
 @pytest.mark.parametrize(
     ("mixtures", "message"),
     [
-        ([], r"`student` must be a MixtureOfAgents or hold one .*, but is a Holder with none\."),
+        ([], r"`student` must hold a MixtureOfAgents, .*, but is a Holder without one\."),
         (
             ["frozen"],
             r"mixtures of the Holder are frozen, at frozen: set `_compiled` of one to False",

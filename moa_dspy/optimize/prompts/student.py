@@ -169,7 +169,7 @@ def measured_references(
         MoaError: If a call cannot be made for a reason that is not the model's.
         DataError: If inputs are neither JSON nor pydantic values, so that rows cannot be matched.
     """
-    places = [place_of_row(row.inputs().toDict()) for row in rows]
+    places = [place_of_row(dict(row.inputs())) for row in rows]
     for row, place in zip(rows, places, strict=True):
         if type(place) is object:
             kinds = {name: type(value).__name__ for name, value in row.inputs().items()}
@@ -184,7 +184,7 @@ def measured_references(
         runner, failure = _ReferenceRunner(cache, row.id, depth=architecture.depth), None
         with call_scope(example=row.id):
             try:
-                program.answer(row.inputs().toDict(), runner)
+                program.answer(dict(row.inputs()), runner)
             except LayerFailedError as error:
                 failure = str(error)
         return runner.stored(row, number, architecture.reading, failure)
@@ -234,7 +234,7 @@ class ReferenceReader:
             program = MeasuredProgram(self.target.student, mixture)
             try:
                 with call_scope(example=found.row.id):
-                    return program.answer(found.row.inputs().toDict(), runner)
+                    return program.answer(dict(found.row.inputs()), runner)
             except LayerFailedError as error:
                 return NoAnswer(str(error))
 

@@ -79,6 +79,11 @@ def test_what_was_found_is_said(line: str) -> None:
     assert line in list(result_lines(FULL))
 
 
+def test_a_front_of_one_is_counted_in_the_singular() -> None:
+    one = next(line for line in result_lines(replace(FULL, front=("large",))) if "Front" in line)
+    assert one.startswith("Front: the only architecture that no other beats")
+
+
 def test_a_prompt_that_was_not_accepted_shows_no_diff() -> None:
     assert "  +c" not in list(result_lines(FULL))
 

@@ -417,7 +417,7 @@ class Attempts:
             raise
         if policy is not None:
             sender = send.sender if isinstance(send, Send) else None
-            policy.answered(request, sender, attempt=number)
+            policy.answered(request, sender)
         storing = Work(partial(self._settled, call, reservation))
         yield from self._do(storing)
         kept: Call = storing.result

@@ -267,9 +267,9 @@ def _as_dspy_error(error: Exception) -> Exception:
     return shown
 
 
+_MANY_FAILURES: Final = 5
 _MAX_FAILURES: Final = 10
-_ENOUGH: Final = 3
-"""Requests that were given up, after which others are given up earlier."""
+_MOST_FAILURES: Final = 20
 
 Sent: TypeAlias = tuple["CallRequest", Callable[[], Any]]
 """A request, and a function that sends it again."""
@@ -309,11 +309,11 @@ class _Failing:
 class OutagePolicy:
     """Retries while an endpoint is busy, down, slow or unreachable.
 
-    A request that goes on failing while its model answers others is given up; that is the model's
-    failure, such as a question that always takes too long. If the model answered nothing since the
-    attempt before, a request that it did answer is sent again first. A request is given up after
-    10 failed attempts; once this happened to three requests, after more than twice as many as any
-    answered request needed. Safe for threads.
+    A request that goes on failing while its model answers others is given up: that is the model's
+    failure, such as a question that always takes too long. It is given up after 10 failed attempts;
+    once three requests failed five times, after more than twice as many as any answered request
+    needed, at most 20. If the model answered nothing since the attempt before, the shortest request
+    that it did answer is sent again, to see whether it is down. Safe for threads.
 
     Args:
         outage_seconds: How long an endpoint may fail, without an answer to any request, before the
@@ -334,18 +334,16 @@ class OutagePolicy:
         self._known = known or AnsweredRequests()
         self._down_since: dict[str, float] = {}
         self._failing: dict[str, dict[str, _Failing]] = {}
-        self._n_given_up, self._most_attempts = 0, 1
+        self._n_often_failed, self._most_needed = 0, 1
         self._lock = threading.Lock()
 
-    def answered(
-        self, request: CallRequest, send: Callable[[], Any] | None, *, attempt: int
-    ) -> None:
+    def answered(self, request: CallRequest, send: Callable[[], Any] | None) -> None:
         """Record that the model works; ``send`` sends the request again."""
         with self._lock:
             self._known.add(request, send)
-            self._most_attempts = max(self._most_attempts, attempt)
             self._down_since.pop(request.caller.endpoint, None)
-            self._failing.get(request.caller.identity, {}).pop(request.key, None)
+            failing = self._failing.get(request.caller.identity, {}).pop(request.key, _Failing())
+            self._most_needed = max(self._most_needed, failing.n_failed + 1)
 
     def failed(self, request: CallRequest) -> Sent | None:
         """Count a failed attempt; return a request whose answer tells whether the model works.
@@ -358,8 +356,8 @@ class OutagePolicy:
             failing = self._failing.setdefault(model, {}).setdefault(request.key, _Failing())
             failing.is_alone = failing.n_failed > 0 and n_answers > failing.n_answers
             failing.n_failed, failing.n_answers = failing.n_failed + 1, n_answers
-            is_open = failing.n_failed >= self._most_failures and not failing.is_alone
-            return self._known.shortest.get(model) if is_open else None
+            matters = failing.n_failed == _MANY_FAILURES or failing.n_failed >= self._limit
+            return self._known.shortest.get(model) if matters and not failing.is_alone else None
 
     def checked(self, request: CallRequest, *, works: bool) -> None:
         """Record whether the model of a failed request answered another one."""
@@ -371,9 +369,10 @@ class OutagePolicy:
                 failing.is_alone = True
 
     @property
-    def _most_failures(self) -> int:
-        most = 2 * self._most_attempts + 1
-        return most if self._n_given_up >= _ENOUGH else max(most, _MAX_FAILURES)
+    def _limit(self) -> int:
+        """Failed attempts after which a request is given up."""
+        limit = min(2 * self._most_needed + 1, _MOST_FAILURES)
+        return limit if self._n_often_failed >= 3 else max(limit, _MAX_FAILURES)
 
     def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
         """Return the wait after ``attempt`` (from 1) failed; None means a failure of the model.
@@ -388,8 +387,8 @@ class OutagePolicy:
         now, hint = self._clock.monotonic(), hinted_seconds(error)
         with self._lock:
             failing = self._failing.get(caller.identity, {}).get(key, _Failing())
-            if failing.is_alone and failing.n_failed >= self._most_failures:
-                self._n_given_up += 1
+            self._n_often_failed += failing.is_alone and failing.n_failed == _MANY_FAILURES
+            if failing.is_alone and failing.n_failed >= self._limit:
                 return None
             since = self._down_since.setdefault(caller.endpoint, now)
         if now - since > self.outage_seconds or hint > self.outage_seconds:
@@ -414,9 +413,7 @@ class ProbePolicy:
     def __init__(self) -> None:
         self.known = AnsweredRequests()
 
-    def answered(
-        self, request: CallRequest, send: Callable[[], Any] | None, *, attempt: int
-    ) -> None:
+    def answered(self, request: CallRequest, send: Callable[[], Any] | None) -> None:
         """Record that the model works; ``send`` sends the request again."""
         self.known.add(request, send)
 

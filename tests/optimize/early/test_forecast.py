@@ -157,6 +157,14 @@ def test_no_more_is_tried_than_there_is() -> None:
     assert few.calls == many.calls
 
 
+def test_baselines_are_tried_before_the_votes_that_make_no_call() -> None:
+    space = SearchSpace(("a", "b"), ("vote", "synthesize"), max_depth=1)
+    given = [Architecture.parse(text) for text in ("a + b > vote", "a + b > synthesize(a)")]
+    found = estimated(plan(space, n_trials=4, given=given, n_free=3))
+    # Of 4 trials 2 are single agents and 2 baselines, of which one asks a once on each row.
+    assert found.stages["search"].calls == 10
+
+
 @pytest.mark.parametrize(
     ("budget", "capped_by"),
     [

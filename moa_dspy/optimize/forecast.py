@@ -320,7 +320,6 @@ class _SimulatedStudy:
             by_mixture,
             SimulatedInputs(by_mixture, plan.mixtures),
             self.rng,
-            ranking=list(plan.space.ranking or plan.agents),
             stops_early=plan.stops_early,
             beyond_val=plan.beyond_val,
         )

@@ -87,6 +87,30 @@ def test_a_vote_asks_no_more_than_its_answer_needs() -> None:
     assert estimated(replace(waits, agents=greedy)).calls == 20 + 20
 
 
+@pytest.mark.parametrize(
+    ("last_step", "asked"),
+    [
+        # Of three that agree two settle the vote: the tie-breaker, then the first seat.
+        ("vote(c)", ("c", "a")),
+        # Then those of the order; an agent of more weight than all others settles it alone.
+        ("vote(c; order=b)", ("c", "b")),
+        ("vote(c; weights=c:3)", ("c",)),
+        ("vote(b; weights=c:3)", ("b", "c")),
+    ],
+)
+def test_members_of_a_vote_are_asked_in_its_own_order(
+    last_step: str, asked: tuple[str, ...]
+) -> None:
+    vote = Architecture.parse(f"a + b + c > a + b + c > {last_step}")
+    space = replace(VOTES, agents=("a", "b", "c"), max_depth=0, listed=(vote,))
+    usd = {"a": 1.0, "b": 10.0, "c": 100.0}
+    agents = {n: replace(ONE, alone=replace(ONE.alone, usd=price)) for n, price in usd.items()}
+    known: Any = {name: ["x"] * 10 for name in usd}
+    study = plan(space, scores={name: [1.0] * 10 for name in usd}, replies=known, ballots=known)
+    found = estimated(replace(study, agents=agents))
+    assert found.usd == pytest.approx(10 * 111 + 10 * sum(usd[name] for name in asked))
+
+
 def test_layers_and_aggregators_are_asked_anew() -> None:
     # One architecture takes part besides the singles: a*2 + b > a + b > synthesize(a). Its first
     # layer asks a again, the second both, then the aggregator: 4 calls, of 2 + 2 + 2 seconds.

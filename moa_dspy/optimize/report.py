@@ -303,9 +303,8 @@ def _fate(prompt: Mapping[str, Any]) -> str:
         return f"{fate}, but not measured on all val questions" if accepted is None else fate
     score = f"{points(val['score'])} % on val with {val['architecture']}"
     own = val.get("own")
-    return f"{fate}; {score}" + (
-        "" if own is None else f", {points(own)} % with the aggregator's own prompt"
-    )
+    beside = "" if own is None else f", {points(own)} % with the aggregator's own prompt"
+    return f"{fate}; {score}{beside}"
 
 
 def _spent(result: StudyResult) -> Iterator[str]:

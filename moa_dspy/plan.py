@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
 import dspy
@@ -173,21 +172,14 @@ class Planner:
     def _waves(self) -> Waves | None:
         """Return the waves in which members of a vote are asked; None asks all at once."""
         architecture, stops = self.architecture, self.rules.stop_early and not is_traced()
-        members, reading = architecture.layers[-1], architecture.reading
+        quorum = min(self.rules.quorum, len(architecture.layers[-1]))
+        if architecture.combine == "vote":
+            return Waves.of_vote(architecture, stops=stops, quorum=quorum)
+        # Consensus depends on all members.
+        reading = architecture.reading
         first = reading[: architecture.agree] if architecture.agree is not None else ()
-        quorum = min(self.rules.quorum, len(members))
-        if architecture.combine != "vote":
-            # Consensus depends on all members.
-            evenly = (1,) * len(members)
-            return Waves(evenly, reading, first, stops=False, quorum=quorum) if first else None
-        vote, lead = (
-            self._vote,
-            None if architecture.lead is None else Fraction(repr(architecture.lead)),
-        )
-        order = vote.priority([members[seat] for seat in reading])
-        weights = tuple(vote.weights[name] for name in members)
-        priority = tuple(reading[place] for place in order)
-        return Waves(weights, priority, first, stops, quorum, lead)
+        evenly = (1,) * len(reading)
+        return Waves(evenly, reading, first, stops=False, quorum=quorum) if first else None
 
     @property
     def _vote(self) -> Vote:

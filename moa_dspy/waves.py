@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
+from moa_dspy.architecture import Architecture
 from moa_dspy.prediction import (
     NOT_ASKED,
     Question,
@@ -62,6 +63,23 @@ class Waves:
     stops: bool = True
     quorum: int = 1
     lead: Fraction | None = None
+
+    @classmethod
+    def of_vote(cls, vote: Architecture, *, stops: bool = True, quorum: int = 1) -> Waves:
+        """Return the waves of a vote: its tie-breaker is asked first, then by weight."""
+        members, reading, weights = vote.layers[-1], vote.reading, vote.integer_weights
+
+        def rank(place: int) -> tuple[bool, int]:
+            return members[place] != vote.aggregator, -weights[members[place]]
+
+        return cls(
+            tuple(weights[name] for name in members),
+            tuple(sorted(reading, key=rank)),
+            reading[: vote.agree] if vote.agree is not None else (),
+            stops,
+            quorum,
+            None if vote.lead is None else Fraction(repr(vote.lead)),
+        )
 
     def due(self, ballots: MemberVotes) -> list[int]:
         """Return the places to ask next; empty if the answer is certain."""

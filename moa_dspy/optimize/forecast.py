@@ -153,6 +153,16 @@ class StudyPlan:
         size = self.space.size
         return self.n_trials if size is None else min(self.n_trials, size)
 
+    @property
+    def n_mixtures(self) -> int:
+        """Mixtures that are tried and may make calls.
+
+        A study measures its baselines before the votes that make none.
+        """
+        n = max(0, self.n_measured - len(self.agents))
+        n_baselines = len(dict.fromkeys(self.given[: len(self.given) - len(self.space.listed)]))
+        return max(n - self.n_free, min(n, n_baselines))
+
     @cached_property
     def _known_answers(self) -> SimulatedAnswers:
         return SimulatedAnswers(self.scores, self.replies, self.ballots)
@@ -268,7 +278,7 @@ class _SimulatedSearch:
     def __init__(self, plan: StudyPlan, number: int) -> None:
         self.plan = plan
         answers = plan.answers(number)
-        n = max(0, plan.n_measured - len(plan.agents) - plan.n_free)
+        n = plan.n_mixtures
         self.race = race = _simulated_race(plan, answers, number)
         self.mixtures = simulated_trials(
             plan.candidates,
@@ -310,7 +320,6 @@ class _SimulatedStudy:
             by_mixture,
             SimulatedInputs(by_mixture, plan.mixtures),
             self.rng,
-            ranking=list(plan.space.ranking or plan.agents),
             stops_early=plan.stops_early,
             beyond_val=plan.beyond_val,
         )

@@ -303,9 +303,8 @@ def _fate(prompt: Mapping[str, Any]) -> str:
         return f"{fate}, but not measured on all val questions" if accepted is None else fate
     score = f"{points(val['score'])} % on val with {val['architecture']}"
     own = val.get("own")
-    return f"{fate}; {score}" + (
-        "" if own is None else f", {points(own)} % with the aggregator's own prompt"
-    )
+    beside = "" if own is None else f", {points(own)} % with the aggregator's own prompt"
+    return f"{fate}; {score}{beside}"
 
 
 def _spent(result: StudyResult) -> Iterator[str]:
@@ -323,6 +322,7 @@ def _spent(result: StudyResult) -> Iterator[str]:
     )
     if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
         yield f"Failed responses: {failed}."
+        yield from (f"{n:,} times: {text}" for text, n in result.failure_reasons.items())
     yield from _cut(result)
     shares = {name: row.failures for name, row in result.test.items() if row.failures}
     if unanswered := _counts({name: f"{points(share)} %" for name, share in shares.items()}):

@@ -20,6 +20,7 @@ from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.space.programs import ProgramArchitecture
 from moa_dspy.optimize.votes.ballots import Ballots
 from moa_dspy.pool import Pool
+from moa_dspy.waves import Waves
 
 RowScores = NDArray[np.float64]
 RowMeanings = NDArray[np.int64]
@@ -310,11 +311,9 @@ class SimulatedMeanings:
         return taken
 
     def _voted(self, vote: Architecture, said: Sequence[RowMeanings]) -> RowMeanings:
-        decides = [vote.aggregator, *vote.order, *vote.layers[-1]]
-        seats = sorted(range(len(said)), key=lambda seat: decides.index(vote.layers[-1][seat]))
-        weights = dict(vote.weights)
-        worth = [weights.get(vote.layers[-1][seat], 1.0) for seat in seats]
-        return _most(np.array([said[seat] for seat in seats]), np.array(worth))
+        waves = Waves.of_vote(vote)
+        worth = [waves.weights[seat] for seat in waves.priority]
+        return _most(np.array([said[seat] for seat in waves.priority]), np.array(worth, np.float64))
 
     def _new(self) -> int:
         self._n_new += 1

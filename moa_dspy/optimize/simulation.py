@@ -305,6 +305,11 @@ def _seats(names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     return tuple((name, names[:seat].count(name)) for seat, name in enumerate(names))
 
 
+@lru_cache(maxsize=10_000)
+def _waves(vote: Architecture, stops: bool) -> Waves:
+    return Waves.of_vote(vote, stops=stops)
+
+
 @dataclass(slots=True)
 class SimulatedStudy:
     """The state of a simulated study: all that its requests depend on, and the answers so far.
@@ -313,7 +318,6 @@ class SimulatedStudy:
         by_mixture: Answers of the single agents in each mixture of a program; else one.
         inputs: Inputs of these mixtures.
         rng: Source of all draws.
-        ranking: Agents, best first; members of a vote are asked in this order.
         stops_early: Whether a vote asks only the members that decide its answer.
         beyond_val: Tokens by which inputs of other splits are longer than those of val.
         asked: Answers by request.
@@ -323,7 +327,6 @@ class SimulatedStudy:
     by_mixture: Sequence[SimulatedAnswers]
     inputs: SimulatedInputs
     rng: random.Random
-    ranking: Sequence[str]
     stops_early: bool = True
     beyond_val: Mapping[str, float] = field(default_factory=dict[str, float])
     asked: dict[Hashable, SimulatedAnswer] = field(default_factory=dict[Hashable, SimulatedAnswer])
@@ -356,25 +359,19 @@ class SimulatedQuestions:
         read: list[SimulatedAnswer] = []
         tokens, n_layers = 0.0, len(one.layers)
         for at, layer in enumerate(one.layers):
-            is_vote = one.combine == "vote" and at == n_layers - 1
-            ask = self.members if is_vote and self.study.stops_early else self.layer
-            read = ask(_seats(layer), read, tokens)
+            if one.combine == "vote" and at == n_layers - 1:
+                return self.vote(one, read, tokens)
+            read = self.layer(_seats(layer), read, tokens)
             tokens = tokens_read(self.agents, layer)
         if n_layers and one.combine in _TASKS:
             tokens = tokens_read(self.agents, one.layers[-1], _TASKS[one.combine])
-        chooses, said = one.combine in ("select", "knockout", "vote") and n_layers > 0, read
+        chooses, said = one.combine in ("select", "knockout") and n_layers > 0, read
         for at, names in enumerate(one.last_step_rounds):
             is_own = one.combine == "synthesize" and one.prompt is None
             role = "propose" if is_own or not n_layers else (one.combine, one.prompt, at)
             reply = _RANKER_TOKENS if chooses else None
             said = self.layer(_seats(tuple(names)), read, tokens, role=role, reply=reply)
-        if not chooses:
-            return said[-1]
-        if one.combine != "vote":
-            return self.study.rng.choice(read)
-        # Ties go to the first that was asked, the best.
-        most = Counter(said.ballot for said in read).most_common(1)[0][0]
-        return next(said for said in read if said.ballot == most)
+        return self.study.rng.choice(read) if chooses else said[-1]
 
     def layer(
         self,
@@ -391,19 +388,21 @@ class SimulatedQuestions:
         self.steps.append(step)
         return said
 
-    def members(
-        self, seats: Sequence[tuple[str, int]], read: Sequence[SimulatedAnswer], tokens: float
-    ) -> list[SimulatedAnswer]:
-        """Ask the members of a vote until its answer is certain."""
-        ranking = self.study.ranking
-        order = sorted(range(len(seats)), key=lambda place: ranking.index(seats[place][0]))
-        waves, said = Waves((1,) * len(seats), tuple(order)), dict[int, Hashable]()
-        asked: list[SimulatedAnswer] = []
-        while due := waves.due(said):
+    def vote(
+        self, one: Architecture, read: Sequence[SimulatedAnswer], tokens: float
+    ) -> SimulatedAnswer:
+        """Ask the members of a vote until its answer is certain, or all; return that answer."""
+        waves, seats = _waves(one, self.study.stops_early), _seats(one.layers[-1])
+        said: dict[int, SimulatedAnswer] = {}
+        while due := waves.due({place: answer.ballot for place, answer in said.items()}):
             found = self.layer([seats[place] for place in due], read, tokens)
-            said |= {place: one.ballot for place, one in zip(due, found, strict=True)}
-            asked += found
-        return asked
+            said |= zip(due, found, strict=True)
+        asked = [place for place in waves.priority if place in said]
+        totals = Counter[Hashable]()
+        for place in asked:
+            totals[said[place].ballot] += waves.weights[place]
+        # Ties go to the first that was asked.
+        return said[max(asked, key=lambda place: totals[said[place].ballot])]
 
     def _ask(
         self,

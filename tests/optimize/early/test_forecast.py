@@ -87,6 +87,30 @@ def test_a_vote_asks_no_more_than_its_answer_needs() -> None:
     assert estimated(replace(waits, agents=greedy)).calls == 20 + 20
 
 
+@pytest.mark.parametrize(
+    ("last_step", "asked"),
+    [
+        # Of three that agree two settle the vote: the tie-breaker, then the first seat.
+        ("vote(c)", ("c", "a")),
+        # Then those of the order; an agent of more weight than all others settles it alone.
+        ("vote(c; order=b)", ("c", "b")),
+        ("vote(c; weights=c:3)", ("c",)),
+        ("vote(b; weights=c:3)", ("b", "c")),
+    ],
+)
+def test_members_of_a_vote_are_asked_in_its_own_order(
+    last_step: str, asked: tuple[str, ...]
+) -> None:
+    vote = Architecture.parse(f"a + b + c > a + b + c > {last_step}")
+    space = replace(VOTES, agents=("a", "b", "c"), max_depth=0, listed=(vote,))
+    usd = {"a": 1.0, "b": 10.0, "c": 100.0}
+    agents = {n: replace(ONE, alone=replace(ONE.alone, usd=price)) for n, price in usd.items()}
+    known: Any = {name: ["x"] * 10 for name in usd}
+    study = plan(space, scores={name: [1.0] * 10 for name in usd}, replies=known, ballots=known)
+    found = estimated(replace(study, agents=agents))
+    assert found.usd == pytest.approx(10 * 111 + 10 * sum(usd[name] for name in asked))
+
+
 def test_layers_and_aggregators_are_asked_anew() -> None:
     # One architecture takes part besides the singles: a*2 + b > a + b > synthesize(a). Its first
     # layer asks a again, the second both, then the aggregator: 4 calls, of 2 + 2 + 2 seconds.
@@ -155,6 +179,14 @@ def test_no_more_is_tried_than_there_is() -> None:
     assert few is not None
     assert many is not None
     assert few.calls == many.calls
+
+
+def test_baselines_are_tried_before_the_votes_that_make_no_call() -> None:
+    space = SearchSpace(("a", "b"), ("vote", "synthesize"), max_depth=1)
+    given = [Architecture.parse(text) for text in ("a + b > vote", "a + b > synthesize(a)")]
+    found = estimated(plan(space, n_trials=4, given=given, n_free=3))
+    # Of 4 trials 2 are single agents and 2 baselines, of which one asks a once on each row.
+    assert found.stages["search"].calls == 10
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,15 @@ def test_a_vote_of_agents_that_read_others_is_counted_and_equal_nodes_answer_ali
     assert others.scores(deep).tolist() == once
 
 
+def test_a_tie_of_a_weighted_vote_goes_to_the_heaviest_that_is_asked_first() -> None:
+    replies: Any = {"a": ["x"], "b": ["x"], "c": ["r"], "d": ["y"]}
+    scores = {name: np.array([float(said == ["r"])]) for name, said in replies.items()}
+    answers = SimulatedAnswers(scores, replies, replies).with_habit("own")
+    # x and r have two votes each; of their members c is asked first, after d.
+    vote = Architecture.parse("a + b > a + b + c + d > vote(d; weights=c:2)")
+    assert SimulatedMeanings(answers, np.random.default_rng(0)).scores(vote).tolist() == [1]
+
+
 def test_on_other_inputs_an_agent_says_what_it_or_another_said_on_its_own() -> None:
     answers = simulated({"a": [0.0], "b": [0.0]}, {"a": ["x"], "b": ["y"]})
     said = [answers.elsewhere("a", 0, random.Random(n)).meaning for n in range(400)]

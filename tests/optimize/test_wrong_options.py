@@ -86,9 +86,14 @@ def test_pools_and_lists_of_layers_have_one_meaning_of_an_lm() -> None:
 
 
 def test_a_student_without_a_mixture_is_told_which_predictors_it_has() -> None:
+    class Thoughtful(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.think = dspy.ChainOfThought("question -> answer")
+
     pool = scripted_pool({name: "Paris" for name in "ab"})
     search = ModelSearch(answer_match, pool, display_progress=False)
-    words = r"is a ChainOfThought with none; .* the place of `predictor`: predict\."
+    words = r"is a Thoughtful without one\. Name the predictor .* \(`predictor`\): think\.predict\."
     with pytest.raises(StudyError, match=words):
-        search.compile(dspy.ChainOfThought("question -> answer"), trainset=ROWS)
+        search.compile(Thoughtful(), trainset=ROWS)
     assert pool.calls.ledger.spending.made == 0

@@ -53,6 +53,38 @@ def syntheses() -> str:
     return f"{_table(heads, lines)}\n{note}\n"
 
 
+def sets() -> str:
+    """Return what each aggregator makes of every set, by the strongest model that it reads."""
+    runs = stored("layers")["sets"]
+    groups = dict.fromkeys((run["aggregator"], run["reads"]) for run in runs)
+    heads = ["aggregator", "the strongest it reads is", "sets"]
+    for rival in ("itself alone", "the vote"):
+        heads += [f"better than {rival}", "worse", "mean difference", "largest"]
+    lines = []
+    for aggregator, reads in groups:
+        group = [r for r in runs if (r["aggregator"], r["reads"]) == (aggregator, reads)]
+        cells = [f"`{aggregator}`", reads, str(len(group))]
+        for rival in ("aggregator", "vote"):
+            cells += _difference_cells([run["minus"][rival] for run in group])
+        lines.append(cells)
+    above = sum(run["minus"]["best"]["low"] > 0 for run in runs)
+    note = (
+        f"{len(runs)} syntheses, each on the same {runs[0]['rows']} questions; better and worse: "
+        "the 95 % interval of the paired difference is above or below 0, differences in points. "
+        f"Better than the best single agent: {above} of {len(runs)}."
+    )
+    return f"{_table(heads, lines)}\n{note}\n"
+
+
+def _difference_cells(gaps: Sequence[Run]) -> list[str]:
+    """Return how many differences are shown to be above and below 0, their mean, the largest."""
+    above = sum(gap["low"] > 0 for gap in gaps)
+    below = sum(gap["high"] < 0 for gap in gaps)
+    estimates = [100 * gap["estimate"] for gap in gaps]
+    mean = sum(estimates) / len(estimates)
+    return [str(above), str(below), f"{mean:+.1f}", f"{max(estimates):+.1f}"]
+
+
 def published() -> str:
     """Return the published win rates of the paper's mixtures and of models they are made of."""
     rows = stored("layers").get("published", [])
@@ -118,7 +150,7 @@ def cut() -> str:
         for tasks in plan["TASKS"]:
             cells = []
             for reader in plan["LADDER"]:
-                planned = list(plan["conditions"]([reader], plan["COUNTS"]))
+                planned = [p for group in plan["conditions"](reader, plan["COUNTS"]) for p in group]
                 had = sum((tasks, layout, point.architecture) in done for point in planned)
                 cells.append(f"{had} of {len(planned)}")
             lines.append([tasks, layout, *cells])
@@ -162,5 +194,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "published": published,
     "read_by_weak": read_by_weak,
     "syntheses": syntheses,
+    "sets": sets,
 }
 """By the name between a page's markers."""

@@ -39,7 +39,7 @@ TASKS = ("quickstart", "checkable")
 KINDS = ("own draft", "weaker", "equal", "stronger", "mixed")
 """Whose answers are read; each reader is also asked alone."""
 LAYOUTS = ("guarded", "paper")
-COUNTS = (1, 3, 2, 6)
+COUNTS = (1, 2, 3, 6)
 MIXED = {3: ("",), 6: ("", "-warm")}
 """What a mixed layer holds of each model: its greedy answer, with 6 references a sample too."""
 SIGNATURE = dspy.make_signature(
@@ -65,28 +65,25 @@ class Condition:
     architecture: str
 
 
-def conditions(readers: list[str], counts: tuple[int, ...]) -> Iterator[Condition]:
-    """Yield what each reader reads, the comparison to be made first at the front."""
-    for reader in readers:
-        yield Condition(reader, "alone", 0, reader)
-        yield Condition(reader, "own draft", 1, f"{reader} > synthesize({reader})")
-    for n in counts:
-        for reader in readers:
-            place = LADDER.index(reader)
-            sources = {
-                "weaker": LADDER[place - 1] if place else None,
-                "equal": reader,
-                "stronger": LADDER[place + 1] if place + 1 < len(LADDER) else None,
-            }
-            for kind, source in sources.items():
-                if source is not None:
-                    text = f"{source}-warm*{n} > synthesize({reader})"
-                    yield Condition(reader, kind, n, text)
-            if n in MIXED:
-                # In the order of names, as the quickstart's recording has them.
-                names = sorted(LADDER)
-                layer = " + ".join(f"{name}{ending}" for ending in MIXED[n] for name in names)
-                yield Condition(reader, "mixed", n, f"{layer} > synthesize({reader})")
+def conditions(reader: str, counts: tuple[int, ...]) -> Iterator[list[Condition]]:
+    """Yield what a reader reads, one list per kind of references, few of them first."""
+    yield [Condition(reader, "alone", 0, reader)]
+    yield [Condition(reader, "own draft", 1, f"{reader} > synthesize({reader})")]
+    place = LADDER.index(reader)
+    sources = {
+        "weaker": LADDER[place - 1] if place else None,
+        "equal": reader,
+        "stronger": LADDER[place + 1] if place + 1 < len(LADDER) else None,
+    }
+    for kind, source in sources.items():
+        if source is not None:
+            texts = {n: f"{source}-warm*{n} > synthesize({reader})" for n in sorted(counts)}
+            yield [Condition(reader, kind, n, text) for n, text in texts.items()]
+    # In the order of names, as the quickstart's recording has them.
+    names = sorted(LADDER)
+    layers = {n: [f"{name}{end}" for end in MIXED[n] for name in names] for n in sorted(MIXED)}
+    texts = {n: f"{' + '.join(layers[n])} > synthesize({reader})" for n in layers if n in counts}
+    yield [Condition(reader, "mixed", n, text) for n, text in texts.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +97,35 @@ class Found:
 
 
 def answered(
-    pool: Pool, condition: Condition, layout: str, rows: list[dspy.Example], num_threads: int
-) -> list[Found]:
-    """Return what each row's answer was worth; one that could not be had is a wrong answer."""
-    program = MixtureOfAgents(
-        SIGNATURE, condition.architecture, pool=pool, adapter=PlainChat(layout)
-    )
+    pool: Pool, group: list[Condition], layout: str, rows: list[dspy.Example], num_threads: int
+) -> list[list[Found]]:
+    """Return what each row's answer was worth, per condition.
 
-    def find(row: dspy.Example) -> Found:
-        try:
-            with call_scope(example=row.id):
-                prediction = program(question=row.question)
-        except Exception as error:
-            print(f"  {row.id}: {error}", flush=True)
-            return Found(0.0)
-        took = prediction.mixture
-        return Found(float(answer_match(row, prediction)), took.calls, took.usd, took.seconds)
+    One thread asks all of a row in turn: their prompts begin alike, and a model that has just read
+    one reads only the rest of the next.
+    """
+    programs = [
+        MixtureOfAgents(SIGNATURE, condition.architecture, pool=pool, adapter=PlainChat(layout))
+        for condition in group
+    ]
 
-    return in_threads(find, rows, num_threads=num_threads)
+    def find(row: dspy.Example) -> list[Found]:
+        return [found(program, row) for program in programs]
+
+    by_row = in_threads(find, rows, num_threads=num_threads)
+    return [list(outcomes) for outcomes in zip(*by_row, strict=True)]
+
+
+def found(program: MixtureOfAgents, row: dspy.Example) -> Found:
+    """Return what the answer to a row was worth; one that could not be had is a wrong answer."""
+    try:
+        with call_scope(example=row.id):
+            prediction = program(question=row.question)
+    except Exception as error:
+        print(f"  {row.id}: {error}", flush=True)
+        return Found(0.0)
+    took = prediction.mixture
+    return Found(float(answer_match(row, prediction)), took.calls, took.usd, took.seconds)
 
 
 def measured(
@@ -127,28 +135,33 @@ def measured(
     path = ROOT / "data" / tasks / "tasks.jsonl"
     rows = [row for row in read_rows(path, inputs=["question"]) if row.split == "test"]
     rows = rows[: options.rows]
-    alone: dict[str, list[float]] = {}
-    for condition in conditions(options.readers, tuple(options.counts)):
-        if condition.n and condition.references not in options.references:
-            continue
-        outcomes = answered(pool, condition, layout, rows, options.threads)
-        right = [outcome.score for outcome in outcomes]
-        own = alone.setdefault(condition.reader, right)
-        score, gain = mean_interval(right), paired_interval(right, own)
-        yield {
-            "tasks": tasks,
-            "layout": layout,
-            "reader": condition.reader,
-            "references": condition.references,
-            "n": condition.n,
-            "architecture": condition.architecture,
-            "rows": len(rows),
-            "score": [score.estimate, score.low, score.high],
-            "gain": [gain.estimate, gain.low, gain.high],
-            "calls": fmean(outcome.calls for outcome in outcomes),
-            "usd": fmean(outcome.usd for outcome in outcomes),
-            "seconds": fmean(outcome.seconds for outcome in outcomes),
-        }
+    for reader in options.readers:
+        alone: list[float] = []
+        for group in conditions(reader, tuple(options.counts)):
+            if group[0].n and group[0].references not in options.references:
+                continue
+            outcomes = answered(pool, group, layout, rows, options.threads)
+            for condition, answers in zip(group, outcomes, strict=True):
+                alone = alone or [answer.score for answer in answers]
+                yield {"tasks": tasks, "layout": layout, **row_of(condition, answers, alone)}
+
+
+def row_of(condition: Condition, answers: list[Found], alone: list[float]) -> dict[str, Any]:
+    """Return what is written of a condition; ``alone`` are its reader's own points."""
+    right = [answer.score for answer in answers]
+    score, gain = mean_interval(right), paired_interval(right, alone)
+    return {
+        "reader": condition.reader,
+        "references": condition.references,
+        "n": condition.n,
+        "architecture": condition.architecture,
+        "rows": len(answers),
+        "score": [score.estimate, score.low, score.high],
+        "gain": [gain.estimate, gain.low, gain.high],
+        "calls": fmean(answer.calls for answer in answers),
+        "usd": fmean(answer.usd for answer in answers),
+        "seconds": fmean(answer.seconds for answer in answers),
+    }
 
 
 def place_of(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -180,12 +193,12 @@ def main() -> None:
     options = parser.parse_args()
     pool = opened_pool(CallStore(options.store), options.model_threads)
     previous = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
-    row_of = {place_of(row): row for row in previous.get("conditions", [])}
+    known = {place_of(row): row for row in previous.get("conditions", [])}
     for layout in options.layouts:
         for tasks in options.tasks:
             for row in measured(pool, options, tasks, layout):
-                row_of[place_of(row)] = row
-                written = {"conditions": [row_of[place] for place in sorted(row_of)]}
+                known[place_of(row)] = row
+                written = {"conditions": [known[place] for place in sorted(known)]}
                 options.out.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
                 print(f"{tasks} {layout} {row['architecture']}: {row['score'][0]:.3f}", flush=True)
 

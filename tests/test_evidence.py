@@ -155,12 +155,15 @@ def test_a_folder_that_is_absent_is_skipped_and_named(tmp_path: Path) -> None:
 
 def test_a_reader_reads_every_kind_at_every_count() -> None:
     made = runpy.run_path(str(ROOT / "optimize/collaboration.py"))
-    found = [(c.references, c.n) for c in made["conditions"](["qwen-0.5b"], (1, 3))]
+
+    def planned(reader: str, *counts: int) -> list[Any]:
+        return [condition for group in made["conditions"](reader, counts) for condition in group]
+
+    found = [(condition.references, condition.n) for condition in planned("qwen-0.5b", 1, 3)]
     # Alone and its own draft; weaker, equal and stronger at 1 and 3; all three models at 3.
-    kinds = ("weaker", "equal", "stronger")
-    read = [*((kind, 1) for kind in kinds), *((kind, 3) for kind in kinds), ("mixed", 3)]
-    assert found == [("alone", 0), ("own draft", 1), *read]
-    texts = [c.architecture for c in made["conditions"](["smollm2-135m"], (6,))]
+    read = [(kind, n) for kind in ("weaker", "equal", "stronger") for n in (1, 3)]
+    assert found == [("alone", 0), ("own draft", 1), *read, ("mixed", 3)]
+    texts = [condition.architecture for condition in planned("smollm2-135m", 6)]
     # The weakest has no weaker one; six mixed are a greedy answer and a sample of each model.
     assert [t for t in texts if t.startswith("qwen-0.5b + ")] == [
         "qwen-0.5b + qwen-1.5b + smollm2-135m + qwen-0.5b-warm + qwen-1.5b-warm + "

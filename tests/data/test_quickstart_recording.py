@@ -48,10 +48,11 @@ def test_size_of_the_study_is_the_size_that_was_announced() -> None:
     assert study.make_space(agents).size == kept["architectures"]
 
 
-def test_recording_names_the_weights_of_the_pool() -> None:
+def test_recordings_name_the_weights_of_the_pool() -> None:
     agents = read_agents(ROOT / "optimize/pools/quickstart.toml")
     identities = {agent.identity for agent in agents}
     assert {call.identity for call in Recording.read(HERE / "calls.parquet")} == identities
+    assert {call.identity for call in Recording.read(HERE / "syntheses.parquet")} <= identities
     assert len({identity.partition("sha256:")[2] for identity in identities}) == 3
 
 
@@ -65,6 +66,18 @@ def test_every_architecture_of_the_space_is_answered(tmp_path: Path) -> None:
     assert len(result.trials) == result.space_size
     assert (result.calls_made, result.failures) == (0, {})
     assert [row.note for row in result.test.values() if row.score is None] == []
+
+
+def test_every_set_of_agents_is_synthesized_by_the_two_smaller_models(recorder: ModuleType) -> None:
+    agents = read_agents(ROOT / "optimize/pools/quickstart.toml")
+    layers = [*recorder.every_set({agent.name: agent for agent in agents}), *recorder.SAMPLES]
+    sets = json.loads((ROOT / "docs/results/layers.json").read_text("utf-8"))["sets"]
+    found = {run["architecture"] for run in sets}
+    # Of five agents 10 pairs, 10 triples, 5 quadruples and one of all; and two of samples.
+    assert len(layers) == 28
+    for name in ("smollm2-135m", "qwen-0.5b"):
+        assert set(map(str, recorder.synthesized(layers, name))) <= found
+    assert len(found) == len(sets) >= 60
 
 
 @pytest.mark.slow

@@ -172,9 +172,11 @@ def _shares(scores: Mapping[tuple[str, str], float]) -> dict[str, float]:
 def main() -> None:
     """Print the plan, then record stage by stage."""
     options = _options()
-    store = CallStore(options.store)
+    # Each file has a store of its own, so that no call gets into the other file.
+    folder = "quickstart-syntheses" if options.syntheses else "quickstart-recording"
+    store = CallStore(options.store or Path("runs") / folder / "calls.sqlite")
     exported = HERE / "calls.parquet"
-    for known in (exported, SYNTHESES):
+    for known in (exported, SYNTHESES) if options.syntheses else (exported,):
         if known.exists():
             store.put_all(Recording.read(known))
     agents = read_agents(Path("optimize/pools/quickstart.toml"))
@@ -182,7 +184,7 @@ def main() -> None:
     pool = Pool(agents, calls=Calls(store))
     rows = shuffled_rows()
     print(f"space: {space_size(pool)} architectures, {len(rows)} rows, {len(store)} calls known")
-    plan = [(name, *stage) for name, *stage in stages(pool)]
+    plan = list(stages(pool))
     if options.syntheses:
         layers = options.layers or (*every_set(pool), *SAMPLES)
         plan = [(n, synthesized(layers, n), ("val", "test")) for n in options.syntheses]
@@ -198,9 +200,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", action="store_true", help="print the sizes and stop")
-    parser.add_argument(
-        "--store", type=Path, default=Path("runs/quickstart-recording/calls.sqlite")
-    )
+    parser.add_argument("--store", type=Path, help="where calls are kept; default in runs/")
     parser.add_argument("--threads", type=int, default=8, help="answers asked for at the same time")
     parser.add_argument("--model-threads", type=int, help="threads of each model; default all")
     parser.add_argument("--rows", type=int, help="record only so many rows of each split")

@@ -1,15 +1,21 @@
-"""Budgets (upper limits of spending), and ledgers that count calls and refuse further ones."""
+"""Budgets (upper limits of spending), and ledgers that count calls and refuse further ones.
+
+Also one attempt at a request, and what it used.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Final, Protocol
 
-from moa_dspy.calls.scope import CallEstimate, current_scope, entered
+from moa_dspy.calls.call import Call, UsageWarnings, canonical_json, token_counts
+from moa_dspy.calls.request import CallRequest
+from moa_dspy.calls.scope import CallEstimate, Clock, current_scope, entered
 from moa_dspy.errors import BudgetReachedError, StudyError
 from moa_dspy.files import check_limits
 
@@ -360,4 +366,73 @@ class MemoryBudget:
             s.tokens + more.tokens,
             s.usd + more.usd,
             s.seconds + more.seconds,
+        )
+
+
+_ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
+_USAGE_WARNINGS: Final = UsageWarnings()
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt at a request, while it is under way.
+
+    Attributes:
+        request: The request.
+        number: Number of the attempt, from 1; 0 means that the request is not sent.
+        clock: Source of time.
+        started: Start of the attempt by the clock's ``monotonic``.
+        seconds: Duration of the attempt; 0 until it ends.
+    """
+
+    request: CallRequest
+    number: int
+    clock: Clock
+    started: float
+    seconds: float = 0.0
+
+    def answered(self, response: dict[str, Any]) -> Call:
+        """Return the call with its response (plain data)."""
+        self._end()
+        tokens = token_counts(self.request.content, response)
+        if tokens.is_estimated:
+            _USAGE_WARNINGS.warn(self.request.caller.agent)
+        usd = self.request.caller.usd(tokens.prompt, tokens.completion, tokens.cached)
+        return self._call(canonical_json(response), tokens.prompt, tokens.completion, usd=usd)
+
+    def failed(self, error: BaseException) -> Call:
+        """Return the call with the reason why there is no response, without secrets."""
+        self._end()
+        reason = f"{type(error).__name__}: {error}"
+        if not isinstance(error, Exception):
+            ended = _ENDED_BY.get(type(error), type(error).__name__)
+            reason = f"{ended} after {self.seconds:.2f} s."
+        return self._call(None, failure=self.request.caller.without_secrets(reason))
+
+    def _end(self) -> None:
+        self.seconds = self.clock.monotonic() - self.started
+
+    def _call(
+        self,
+        response: str | None,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        *,
+        usd: float = 0.0,
+        failure: str | None = None,
+    ) -> Call:
+        return Call(
+            key=self.request.key,
+            agent=self.request.caller.agent,
+            identity=self.request.caller.identity,
+            sample=self.request.sample,
+            request=self.request.content,
+            response=response,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            usd=usd,
+            seconds=self.seconds,
+            failure=failure,
+            attempt=self.number,
+            time=self.clock.time() - self.seconds,
         )

@@ -6,26 +6,25 @@ through a future, the processes on one store through a claim.
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Protocol, TypeAlias
 
-from moa_dspy.calls.budget import Ledger, Reservation
+from moa_dspy.calls.budget import Attempt, Ledger, Reservation
 from moa_dspy.calls.call import (
     Call,
     CallBackend,
     MemoryCalls,
     SharedBackend,
-    UsageWarnings,
     WritableBackend,
     call_key,
     canonical_json,
     facts_of,
-    token_counts,
 )
 from moa_dspy.calls.request import (
     CONNECTIONS,
@@ -35,8 +34,6 @@ from moa_dspy.calls.request import (
     Limiters,
     OutagePolicy,
     ProbePolicy,
-    SharedSlots,
-    SingleFlight,
     poll_seconds,
 )
 from moa_dspy.calls.scope import (
@@ -64,6 +61,58 @@ from moa_dspy.calls.timeout import (
     unless,
 )
 from moa_dspy.errors import MoaError, UnknownCallError
+
+InFlight: TypeAlias = Future[None]
+"""Done when the call of a key has ended, answered or failed; its result is read from the store."""
+
+
+class SingleFlight:
+    """Keys whose calls are being made in this process."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, InFlight] = {}
+        self._lock = threading.Lock()
+
+    def join(self, key: str) -> tuple[InFlight, bool]:
+        """Return the future of ``key``, and whether it is new: then the caller must finish it."""
+        with self._lock:
+            if (flight := self._flights.get(key)) is not None:
+                return flight, False
+            flight = self._flights[key] = Future()
+            # A future marked as running cannot be cancelled by a task that waits for it.
+            flight.set_running_or_notify_cancel()
+        return flight, True
+
+    def finish(self, key: str, flight: InFlight) -> None:
+        """Wake all waiters for ``key``."""
+        with self._lock:
+            del self._flights[key]
+        flight.set_result(None)
+
+
+class SharedSlots(Protocol):
+    """Limits of endpoints that all processes on one store share."""
+
+    def applies_to(self, limiter: Limiter) -> bool:
+        """Return whether ``acquire`` might refuse or delay a request."""
+        ...
+
+    def acquire(self, limiter: Limiter) -> Any:
+        """Acquire a slot of the endpoint, if a slot is free and the endpoint asked for no pause.
+
+        Returns:
+            An object to pass to ``release``, with ``is_open``, whether a request may be sent now,
+            and ``wait_seconds``, the rest of the endpoint's pause.
+        """
+        ...
+
+    def release(self, admission: Any) -> None:
+        """Release the slot, if there is one."""
+        ...
+
+    def note_pause(self, error: Exception, endpoint: str) -> None:
+        """Store the pause that ``error`` asks for, for all processes."""
+        ...
 
 
 class Calls:
@@ -245,6 +294,7 @@ class Attempts:
         shared: The store again if other processes use it too, else None.
         limits: Limits that these processes share; None means no shared limits.
         outage_policy: If set, it decides about retries instead of the caller's policy.
+        is_check: Whether the call only shows that the model works: it is paid, but not stored.
     """
 
     request: CallRequest
@@ -254,6 +304,7 @@ class Attempts:
     shared: SharedBackend | None = None
     limits: SharedSlots | None = None
     outage_policy: OutagePolicy | ProbePolicy | None = None
+    is_check: bool = False
 
     def plan(self) -> CallPlan:
         """Try as often as the retry policy allows, but not beyond the deadline."""
@@ -270,26 +321,42 @@ class Attempts:
                     raise
                 raise last from last.__cause__
             except Exception as error:
-                wait = self._wait_seconds(error, number)
+                wait = yield from self._wait_seconds(error, number)
+                if wait is None and send.failure and not isinstance(error, MoaError):
+                    self._keep(send.failure)
                 if wait is None or send.has_shown or wait >= self.deadline.left_seconds:
                     raise
                 last, pause = error, wait
         raise AssertionError("attempts end by themselves")
 
-    def _wait_seconds(self, error: Exception, number: int) -> float | None:
-        caller = self.request.caller
+    def _wait_seconds(self, error: Exception, number: int) -> Generator[Step, Any, float | None]:
+        """Return the wait after a failed attempt; None means that it was the last one."""
+        request, policy = self.request, self.outage_policy
         if self.limits is not None:
-            self.limits.note_pause(error, caller.limiter.endpoint)
-        if self.outage_policy is not None:
-            return self.outage_policy.wait_seconds(error, self.request, attempt=number)
-        return caller.retries.wait_seconds(error, attempt=number, key=self.request.key)
+            self.limits.note_pause(error, request.caller.limiter.endpoint)
+        if policy is None:
+            return request.caller.retries.wait_seconds(error, attempt=number, key=request.key)
+        if not isinstance(error, MoaError) and (sent := policy.failed(request)) is not None:
+            works = yield from replace(self, request=sent[0], is_check=True)._works(sent[1])
+            policy.checked(request, works=works)
+        return policy.wait_seconds(error, request, attempt=number)
+
+    def _works(self, send: Sender) -> Generator[Step, Any, bool]:
+        """Send the request once; return whether it was answered."""
+        try:
+            yield from self._attempt(1, Work(send))
+        except Exception as error:
+            if isinstance(error, MoaError):  # such as the end of the budget
+                raise
+            return False
+        return True
 
     def note_unsent(self, error: DeadlineError) -> None:
         """Store that nothing was sent, so that a replay ends in the same way."""
         unsent = Attempt(self.request, 0, self.deadline.clock, started=self.deadline.started)
         self._keep(unsent.failed(error))
 
-    def _attempt(self, number: int, send: Send) -> CallPlan:
+    def _attempt(self, number: int, send: Send | Work) -> CallPlan:
         caller = self.request.caller
         make = partial(self._paid, number, send)
         if caller.is_remote:
@@ -324,8 +391,8 @@ class Attempts:
             if acquiring.result is not None:
                 limits.release(acquiring.result)
 
-    def _paid(self, number: int, send: Send) -> CallPlan:
-        request = self.request
+    def _paid(self, number: int, send: Send | Work) -> CallPlan:
+        request, policy = self.request, self.outage_policy
         reserving = Work(partial(Reservation.make, self.ledgers, request.estimate, key=request.key))
         try:
             yield from self._do(reserving)
@@ -339,22 +406,22 @@ class Attempts:
         try:
             with current_scope().asking(request.caller.agent):
                 response = yield send
-            call = attempt.answered(response)
+            call = attempt.answered(send.result if isinstance(send, Work) else response)
         except BaseException as error:
-            if not isinstance(error, MoaError) and not self._is_temporary(error, number):
-                self._keep(attempt.failed(error))
+            failure = attempt.failed(error)
+            if policy is not None and isinstance(send, Send) and isinstance(error, Exception):
+                send.failure = failure  # the policy decides whether the call has failed
+            elif not isinstance(error, MoaError):
+                self._keep(failure)
             reservation.settle(tokens=0, usd=0.0, seconds=attempt.seconds)
             raise
-        if self.outage_policy is not None:
-            self.outage_policy.answered(request.caller)
+        if policy is not None:
+            sender = send.sender if isinstance(send, Send) else None
+            policy.answered(request, sender)
         storing = Work(partial(self._settled, call, reservation))
         yield from self._do(storing)
         kept: Call = storing.result
         return kept
-
-    def _is_temporary(self, error: BaseException, number: int) -> bool:
-        policy = self.outage_policy
-        return policy is not None and policy.is_temporary(error, self.request, attempt=number)
 
     def _do(self, work: Work) -> Generator[Step, None, None]:
         """Do ``work``, in a thread only for a shared store, which may take long."""
@@ -372,75 +439,8 @@ class Attempts:
             reservation.settle(tokens=tokens, usd=call.usd, seconds=call.seconds)
 
     def _keep(self, call: Call) -> Call:
+        if self.is_check:
+            return call
         kept = self.store.put(call) or call
         current_scope().note(facts_of(call, is_reused=False))
         return kept
-
-
-_ENDED_BY: Final = {asyncio.CancelledError: "Cancelled", GeneratorExit: "Abandoned"}
-_USAGE_WARNINGS: Final = UsageWarnings()
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One attempt at a request, while it is under way.
-
-    Attributes:
-        request: The request.
-        number: Number of the attempt, from 1; 0 means that the request is not sent.
-        clock: Source of time.
-        started: Start of the attempt by the clock's ``monotonic``.
-        seconds: Duration of the attempt; 0 until it ends.
-    """
-
-    request: CallRequest
-    number: int
-    clock: Clock
-    started: float
-    seconds: float = 0.0
-
-    def answered(self, response: dict[str, Any]) -> Call:
-        """Return the call with its response (plain data)."""
-        self._end()
-        tokens = token_counts(self.request.content, response)
-        if tokens.is_estimated:
-            _USAGE_WARNINGS.warn(self.request.caller.agent)
-        usd = self.request.caller.usd(tokens.prompt, tokens.completion, tokens.cached)
-        return self._call(canonical_json(response), tokens.prompt, tokens.completion, usd=usd)
-
-    def failed(self, error: BaseException) -> Call:
-        """Return the call with the reason why there is no response, without secrets."""
-        self._end()
-        reason = f"{type(error).__name__}: {error}"
-        if not isinstance(error, Exception):
-            ended = _ENDED_BY.get(type(error), type(error).__name__)
-            reason = f"{ended} after {self.seconds:.2f} s."
-        return self._call(None, failure=self.request.caller.without_secrets(reason))
-
-    def _end(self) -> None:
-        self.seconds = self.clock.monotonic() - self.started
-
-    def _call(
-        self,
-        response: str | None,
-        prompt_tokens: int = 0,
-        completion_tokens: int = 0,
-        *,
-        usd: float = 0.0,
-        failure: str | None = None,
-    ) -> Call:
-        return Call(
-            key=self.request.key,
-            agent=self.request.caller.agent,
-            identity=self.request.caller.identity,
-            sample=self.request.sample,
-            request=self.request.content,
-            response=response,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            usd=usd,
-            seconds=self.seconds,
-            failure=failure,
-            attempt=self.number,
-            time=self.clock.time() - self.seconds,
-        )

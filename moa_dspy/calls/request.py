@@ -1,24 +1,21 @@
 """The caller of a model (prices, keys, retries, slots of its endpoint), and its requests.
 
-The policies decide which errors are retried and after what wait; ``SingleFlight`` prevents two
-equal requests in one process at the same time.
+The policies decide which errors are retried, after what wait, and what is a model's failure.
 """
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import random
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard
 
 from moa_dspy.calls.scope import CallEstimate, Clock
-from moa_dspy.errors import CallError, MoaError, OutageError, all_links, masked
+from moa_dspy.errors import MoaError, OutageError, masked, most_open_files
 
 _MAX_BACKOFF_SECONDS: Final = 60.0
 _MAX_HINT_SECONDS: Final = 600.0
@@ -131,46 +128,6 @@ class ConnectionSlots(Limiter):
 
 _FEWEST_CONNECTIONS: Final = 4
 _OTHER_FILES: Final = 128
-
-
-def most_open_files() -> int | None:
-    """Return the number of files that this process may have open; None means no limit."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such module
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft
-
-
-def out_of_files(error: BaseException) -> CallError | None:
-    """Return the error for a process that has no file left to open; None for other failures.
-
-    This is not a failure of a model. A client needs a file for each connection; DSPy also needs a
-    file for each module that it imports at its first reply.
-    """
-    numbers = {link.errno for link in all_links(error) if isinstance(link, OSError)}
-    if not numbers & {errno.EMFILE, errno.ENFILE}:
-        return None
-    return CallError(
-        "Too many open files: every request under way needs a connection, and this process may "
-        f"open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), or "
-        "lower `max_concurrent` of the agents or the number of threads."
-    )
-
-
-def is_crowded() -> bool:
-    """Return whether this process has opened three quarters of the files that it may open."""
-    most = most_open_files()
-    if most is None:
-        return False
-    try:
-        return 4 * len(os.listdir(_OPEN_FILES)) > 3 * most
-    except OSError:
-        return False
-
-
-_OPEN_FILES: Final = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 CONNECTIONS: Final = ConnectionSlots()
 
 
@@ -178,31 +135,6 @@ def _finish(slots: list[Slot]) -> None:
     # Outside the lock, as a callback of a waiter may run at once in this thread.
     for slot in slots:
         slot.set_result(None)
-
-
-class SharedSlots(Protocol):
-    """Limits of endpoints that all processes on one store share."""
-
-    def applies_to(self, limiter: Limiter) -> bool:
-        """Return whether ``acquire`` might refuse or delay a request."""
-        ...
-
-    def acquire(self, limiter: Limiter) -> Any:
-        """Acquire a slot of the endpoint, if a slot is free and the endpoint asked for no pause.
-
-        Returns:
-            An object to pass to ``release``, with ``is_open``, whether a request may be sent now,
-            and ``wait_seconds``, the rest of the endpoint's pause.
-        """
-        ...
-
-    def release(self, admission: Any) -> None:
-        """Release the slot, if there is one."""
-        ...
-
-    def note_pause(self, error: Exception, endpoint: str) -> None:
-        """Store the pause that ``error`` asks for, for all processes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,38 +267,112 @@ def _as_dspy_error(error: Exception) -> Exception:
     return shown
 
 
-_MAX_UNREADABLE = 10
-"""Attempts after which replies without an answer count as the model's failure."""
+_MANY_FAILURES: Final = 5
+_MAX_FAILURES: Final = 10
+_MOST_FAILURES: Final = 20
+
+Sent: TypeAlias = tuple["CallRequest", Callable[[], Any]]
+"""A request, and a function that sends it again."""
+
+
+class AnsweredRequests:
+    """Per model the number of its answers, and the shortest request that it answered."""
+
+    def __init__(self) -> None:
+        self.n_answers: Counter[str] = Counter()
+        self.shortest: dict[str, Sent] = {}
+
+    def add(self, request: CallRequest, send: Callable[[], Any] | None) -> None:
+        """Count an answer; ``send`` is None if the request cannot be sent again."""
+        model = request.caller.identity
+        self.n_answers[model] += 1
+        known = self.shortest.get(model)
+        if send and (known is None or request.estimate.tokens < known[0].estimate.tokens):
+            self.shortest[model] = request, send
+
+
+@dataclass(slots=True)
+class _Failing:
+    """The failed attempts of one request, since its model was last known to be down.
+
+    Attributes:
+        n_failed: Their number.
+        n_answers: Answers of the model up to the last of them.
+        is_alone: Whether the model answered other requests between the last two of them.
+    """
+
+    n_failed: int = 0
+    n_answers: int = 0
+    is_alone: bool = False
 
 
 class OutagePolicy:
-    """Retries without a limit on their number while an endpoint is busy, down, slow or unreachable.
+    """Retries while an endpoint is busy, down, slow or unreachable.
 
-    Safe for threads.
+    A request that goes on failing while its model answers others is given up: that is the model's
+    failure, such as a question that always takes too long. It is given up after 10 failed attempts;
+    once three requests failed five times, after more than twice as many as any answered request
+    needed, at most 20. If the model answered nothing since the attempt before, the shortest request
+    that it did answer is sent again, to see whether it is down. Safe for threads.
 
     Args:
         outage_seconds: How long an endpoint may fail, without an answer to any request, before the
             study ends.
         clock: Source of time.
+        known: Requests that were answered before.
     """
 
-    def __init__(self, outage_seconds: float, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        outage_seconds: float,
+        clock: Clock | None = None,
+        *,
+        known: AnsweredRequests | None = None,
+    ) -> None:
         self.outage_seconds = outage_seconds
         self._clock = clock or Clock()
+        self._known = known or AnsweredRequests()
         self._down_since: dict[str, float] = {}
+        self._failing: dict[str, dict[str, _Failing]] = {}
+        self._n_often_failed, self._most_needed = 0, 1
         self._lock = threading.Lock()
 
-    def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
-        """Return whether ``error`` is not the model's: it is retried, and is not a failed call."""
-        if not isinstance(error, Exception):
-            return False
-        return is_transient(error) or (is_unreadable(error) and attempt < _MAX_UNREADABLE)
+    def answered(self, request: CallRequest, send: Callable[[], Any] | None) -> None:
+        """Record that the model works; ``send`` sends the request again."""
+        with self._lock:
+            self._known.add(request, send)
+            self._down_since.pop(request.caller.endpoint, None)
+            failing = self._failing.get(request.caller.identity, {}).pop(request.key, _Failing())
+            self._most_needed = max(self._most_needed, failing.n_failed + 1)
 
-    def answered(self, caller: AgentCalls) -> None:
-        """Record that the endpoint of ``caller`` works."""
-        if self._down_since:
-            with self._lock:
-                self._down_since.pop(caller.endpoint, None)
+    def failed(self, request: CallRequest) -> Sent | None:
+        """Count a failed attempt; return a request whose answer tells whether the model works.
+
+        Return None if this is known or makes no difference.
+        """
+        model = request.caller.identity
+        with self._lock:
+            n_answers = self._known.n_answers[model]
+            failing = self._failing.setdefault(model, {}).setdefault(request.key, _Failing())
+            failing.is_alone = failing.n_failed > 0 and n_answers > failing.n_answers
+            failing.n_failed, failing.n_answers = failing.n_failed + 1, n_answers
+            matters = failing.n_failed == _MANY_FAILURES or failing.n_failed >= self._limit
+            return self._known.shortest.get(model) if matters and not failing.is_alone else None
+
+    def checked(self, request: CallRequest, *, works: bool) -> None:
+        """Record whether the model of a failed request answered another one."""
+        model = request.caller.identity
+        with self._lock:
+            if not works:
+                self._failing.pop(model, None)
+            elif (failing := self._failing.get(model, {}).get(request.key)) is not None:
+                failing.is_alone = True
+
+    @property
+    def _limit(self) -> int:
+        """Failed attempts after which a request is given up."""
+        limit = min(2 * self._most_needed + 1, _MOST_FAILURES)
+        return limit if self._n_often_failed >= 3 else max(limit, _MAX_FAILURES)
 
     def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
         """Return the wait after ``attempt`` (from 1) failed; None means a failure of the model.
@@ -374,11 +380,16 @@ class OutagePolicy:
         Raises:
             OutageError: If the endpoint has been down for too long, or announces a longer outage.
         """
-        if not self.is_temporary(error, request, attempt=attempt):
+        is_passing = is_unreadable(error) and attempt < _MAX_FAILURES
+        if not is_passing and not is_transient(error):
             return None
-        caller = request.caller
+        caller, key = request.caller, request.key
         now, hint = self._clock.monotonic(), hinted_seconds(error)
         with self._lock:
+            failing = self._failing.get(caller.identity, {}).get(key, _Failing())
+            self._n_often_failed += failing.is_alone and failing.n_failed == _MANY_FAILURES
+            if failing.is_alone and failing.n_failed >= self._limit:
+                return None
             since = self._down_since.setdefault(caller.endpoint, now)
         if now - since > self.outage_seconds or hint > self.outage_seconds:
             # Some vendors' errors have several lines.
@@ -389,7 +400,7 @@ class OutagePolicy:
                 f"(`outage_seconds`): {reason.rstrip('.')}. Every answer so far is kept; the same "
                 "command continues."
             ) from error
-        return hint + backoff_seconds(attempt, request.key)
+        return hint + backoff_seconds(attempt, key)
 
 
 class ProbePolicy:
@@ -399,41 +410,20 @@ class ProbePolicy:
     agent that was busy when it was probed would seem to need two calls per question.
     """
 
-    def is_temporary(self, error: BaseException, request: CallRequest, *, attempt: int) -> bool:
-        """Return whether the agent's own policy retries after ``error``."""
-        return request.caller.retries.retries(error, attempt=attempt)
+    def __init__(self) -> None:
+        self.known = AnsweredRequests()
 
-    def answered(self, caller: AgentCalls) -> None:
-        """Record nothing: a probe keeps no state of endpoints."""
+    def answered(self, request: CallRequest, send: Callable[[], Any] | None) -> None:
+        """Record that the model works; ``send`` sends the request again."""
+        self.known.add(request, send)
+
+    def failed(self, request: CallRequest) -> Sent | None:
+        """Return None: no model is known to work before its probe."""
+        return None
+
+    def checked(self, request: CallRequest, *, works: bool) -> None:
+        """Record nothing."""
 
     def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
-        """Return the wait by the agent's own policy; None means no further attempt."""
+        """Return the wait of the agent's own policy after ``attempt`` (from 1) failed, or None."""
         return request.caller.retries.wait_seconds(error, attempt=attempt, key=request.key)
-
-
-InFlight: TypeAlias = Future[None]
-"""Done when the call of a key has ended, answered or failed; its result is read from the store."""
-
-
-class SingleFlight:
-    """Keys whose calls are being made in this process."""
-
-    def __init__(self) -> None:
-        self._flights: dict[str, InFlight] = {}
-        self._lock = threading.Lock()
-
-    def join(self, key: str) -> tuple[InFlight, bool]:
-        """Return the future of ``key``, and whether it is new: then the caller must finish it."""
-        with self._lock:
-            if (flight := self._flights.get(key)) is not None:
-                return flight, False
-            flight = self._flights[key] = Future()
-            # A future marked as running cannot be cancelled by a task that waits for it.
-            flight.set_running_or_notify_cancel()
-        return flight, True
-
-    def finish(self, key: str, flight: InFlight) -> None:
-        """Wake all waiters for ``key``."""
-        with self._lock:
-            del self._flights[key]
-        flight.set_result(None)

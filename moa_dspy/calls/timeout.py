@@ -306,12 +306,17 @@ class Send:
     Attributes:
         has_shown: Whether a part of the response was passed on already: it cannot be
             taken back, so there is no further attempt.
+        sender: Sends the request again; None if only a stream or a coroutine can.
+        failure: The call, if the attempt failed.
     """
 
     has_shown: bool = False
+    sender: Sender | None = None
+    failure: Call | None = None
 
     def run(self, send: Sender) -> dict[str, Any]:
         """Block."""
+        self.sender = send
         return send()
 
     async def arun(self, send: ASender) -> dict[str, Any]:

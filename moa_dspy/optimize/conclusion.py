@@ -362,8 +362,7 @@ def _spent(spent: Spending, options: SearchOptions, evaluator: Evaluator) -> dic
         "calls_reused": spent.reused,
         "usd": None if unpriced else spent.usd,
         "seconds": spent.seconds,
-        "failures": dict(evaluator.failures),
-        "cut": evaluator.cut,
+        **evaluator.failed(),
     }
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import dspy
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MetricFunction: TypeAlias = Callable[..., Any]
 _SOON_SECONDS = 0.05
 """A row that took longer waited for something else, such as a retriever, if calls are stored."""
+
+
+_MOST_REASONS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,18 +230,21 @@ class Evaluator:
         """Allow kept answers if no judge and no metric of the user's may read DSPy's history."""
         self.node_cache.kept.is_used = self.judging is None and is_pure(self.metric)
 
-    @property
-    def failures(self) -> Counter[str]:
-        """Responses without an answer, per agent, counted over distinct computations."""
-        return self.node_cache.failures
+    def failed(self) -> dict[str, Any]:
+        """Return the responses that failed or were cut, counted over distinct computations.
 
-    @property
-    def cut(self) -> dict[str, dict[str, int]]:
-        """Answers that the token limit or a filter ended: agent -> reason -> number."""
+        Keys as in ``StudyResult``: ``failures`` per agent, the most frequent ``failure_reasons``,
+        and ``cut``: agent -> reason -> number.
+        """
+        by_agent, by_reason = Counter[str](), Counter[str]()
+        for (agent, reason), n in [*self.node_cache.failures.items()]:
+            by_agent[agent] += n
+            by_reason[reason.replace(f"[agent/{agent}] ", "")] += n
         cuts: dict[str, dict[str, int]] = {}
         for (agent, reason), n in sorted(self.node_cache.cut.items()):
             cuts.setdefault(agent, {})[reason] = n
-        return cuts
+        reasons = dict(by_reason.most_common(_MOST_REASONS))
+        return {"failures": dict(by_agent), "failure_reasons": reasons, "cut": cuts}
 
     def measure(
         self, architecture: Architecture, rows: Sequence[dspy.Example]

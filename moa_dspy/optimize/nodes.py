@@ -42,7 +42,7 @@ class NodeCache:
     """Responses by node and place; a place is an example with the inputs of the mixture for it.
 
     Attributes:
-        failures: Responses without an answer, per agent.
+        failures: Responses without an answer, by agent and by the beginning of the reason.
         cut: Answers that the token limit or a filter ended, by (agent, reason).
         table: Requests by stage and agent.
         is_stored: Whether the last questions were all answered from the store.
@@ -50,7 +50,7 @@ class NodeCache:
         kept: Answers of earlier searches.
     """
 
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     cut: Counter[tuple[str, str]] = field(default_factory=Counter)
     _known: MutableMapping[tuple[str, object], Response] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,7 +72,6 @@ class NodeCache:
     def calls(self) -> Counter[str]:
         """Requests by ``made`` and ``reused``: sent, or answered by a store or recording."""
         counts = self.table.by_agent().values()
-        # Unary plus drops zero counts, as in any counter without these keys.
         return +Counter(made=sum(c.made for c in counts), reused=sum(c.reused for c in counts))
 
     def items(self) -> list[tuple[tuple[str, object], Response]]:
@@ -94,7 +93,8 @@ class NodeCache:
     def _put(self, node: str, place: object, response: Response) -> None:
         self._known[node, place] = response
         if not response.has_answer:
-            self.failures[response.agent] += 1
+            reason = " ".join(str(response.failure).split())
+            self.failures[response.agent, reason[:100]] += 1
         if response.finish_reason in CUT:
             self.cut[response.agent, response.finish_reason] += 1
 

@@ -322,6 +322,7 @@ def _spent(result: StudyResult) -> Iterator[str]:
     )
     if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
         yield f"Failed responses: {failed}."
+        yield from (f"{n:,} times: {text}" for text, n in result.failure_reasons.items())
     yield from _cut(result)
     shares = {name: row.failures for name, row in result.test.items() if row.failures}
     if unanswered := _counts({name: f"{points(share)} %" for name, share in shares.items()}):

@@ -110,6 +110,7 @@ class StudyResult:
         seconds: Wall time of this run.
         stopped_by: The limit of the budget that ended the search, or None.
         failures: Failed responses per agent, counted over distinct computations.
+        failure_reasons: The most frequent reasons of these, with their numbers.
         cut: Responses truncated by the token limit (``length``) or a filter (``content_filter``):
             agent -> reason -> number, counted like failures.
         seed: Seed of all random choices.
@@ -151,6 +152,7 @@ class StudyResult:
     seed: int
     stopped_by: str | None = None
     failures: Mapping[str, int] = field(default_factory=dict)
+    failure_reasons: Mapping[str, int] = field(default_factory=dict)
     cut: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -193,6 +195,7 @@ class StudyResult:
             "space_size": self.space_size,
             "stopped_by": self.stopped_by,
             "failures": dict(self.failures),
+            "failure_reasons": dict(self.failure_reasons),
             "cut": {agent: dict(reasons) for agent, reasons in self.cut.items()},
             "seed": self.seed,
             "versions": dict(self.versions),

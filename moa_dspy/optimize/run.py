@@ -19,7 +19,7 @@ from typing import Final
 
 from moa_dspy.calls.budget import Ledger, spending_under
 from moa_dspy.calls.lm.lm import each_warning_once
-from moa_dspy.calls.request import OutagePolicy, ProbePolicy
+from moa_dspy.calls.request import AnsweredRequests, OutagePolicy, ProbePolicy
 from moa_dspy.calls.scope import call_scope
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
@@ -272,8 +272,8 @@ class Runner:
             tasks.turn()
             tasks.rest()
 
-    def _outage_policy(self) -> OutagePolicy:
-        return OutagePolicy(self._prepared.study.calls.outage_seconds)
+    def _outage_policy(self, known: AnsweredRequests | None = None) -> OutagePolicy:
+        return OutagePolicy(self._prepared.study.calls.outage_seconds, known=known)
 
     def _coordinate(self, tasks: TaskRunner) -> None:
         """Run the search from its start: what is known costs nothing."""
@@ -309,7 +309,7 @@ class Runner:
         if snapshot.stage != "probe":
             self.has_begun = True
             if isinstance(calls.outage_policy, ProbePolicy):
-                calls.outage_policy = self._outage_policy()
+                calls.outage_policy = self._outage_policy(calls.outage_policy.known)
         self._show(snapshot)
 
     def _finish(self, outcome: SearchOutcome) -> None:

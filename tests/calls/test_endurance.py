@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -13,7 +15,7 @@ from moa_dspy.calls.request import ProbePolicy
 from moa_dspy.errors import BudgetReachedError, OutageError
 from moa_dspy.pool import Pool
 from tests.calls.fake_clock import FakeClock
-from tests.servers.chat import ChatServer, Reply, serving
+from tests.servers.chat import ChatServer, Reply, Script, serving
 
 EMPTY = Reply(body=b'{"choices": []}')
 PASSING = {
@@ -137,3 +139,84 @@ def test_an_endpoint_that_is_down_ends_with_the_budget() -> None:
         causes = [caught.value, caught.value.__cause__]
         assert any(isinstance(cause, BudgetReachedError) for cause in causes)
         assert len(server.bodies) == 5
+
+
+def by_question(bad: dict[str, Reply], *, is_down: Callable[[], bool] = lambda: False) -> Script:
+    """Answer every question but the bad ones; while it is down, none."""
+
+    def script(body: dict[str, Any]) -> Reply:
+        if is_down():
+            return Reply(status=503)
+        return bad.get(body["messages"][-1]["content"], Reply("Paris"))
+
+    return script
+
+
+def asked(server: ChatServer) -> Counter[str]:
+    return Counter(body["messages"][-1]["content"] for body in server.bodies)
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_question_that_always_fails_while_others_are_answered_is_the_models_failure(
+    fault: str,
+) -> None:
+    with serving(by_question({"bad": PASSING[fault]})) as server:
+        pool = pool_of(server)
+        lm: Any = pool.lm("a")
+        assert lm("good") == ["Paris"]
+        with call_scope() as scope, pytest.raises(dspy.LMError):
+            lm("bad")
+        # After 5 and 10 attempts the question that was answered shows that the model still works;
+        # it is counted in the budget.
+        assert asked(server) == {"good": 3, "bad": 10}
+        assert pool.calls.ledger.spending.made == 13
+    assert [(facts.failure is not None, facts.attempt) for facts in scope.log] == [(True, 10)]
+    stored = pool.calls.store._calls.values()  # type: ignore[attr-defined]  # the memory
+    assert sorted(call.failure is None for call in stored) == [False, True]
+
+
+def test_questions_that_fail_are_given_up_sooner_once_further_attempts_never_helped() -> None:
+    bad = {f"bad {n}": Reply(status=503) for n in range(6)}
+    with serving(by_question(bad)) as server:
+        lm: Any = pool_of(server).lm("a")
+        lm("good")
+        for question in bad:
+            with pytest.raises(dspy.LMServerError):
+                lm(question)
+        # When the third has failed 5 times, further attempts are known to be in vain: no answered
+        # request needed more than 1 attempt, so 2 * 1 + 1 = 3 are enough.
+        assert [asked(server)[question] for question in bad] == [10, 10, 5, 3, 3, 3]
+
+
+def test_questions_are_not_given_up_before_twice_the_attempts_that_helped_another() -> None:
+    bad = {f"bad {n}": Reply(status=503) for n in range(4)}
+    with serving(by_question(bad, is_down=lambda: len(server.bodies) < 6)) as server:
+        lm: Any = pool_of(server).lm("a")
+        assert lm("late") == ["Paris"]
+        for question in bad:
+            with pytest.raises(dspy.LMServerError):
+                lm(question)
+        # One needed 6 attempts: 2 * 6 + 1 = 13.
+        assert [asked(server)[question] for question in bad] == [13, 13, 13, 13]
+
+
+def test_a_question_is_not_given_up_while_its_model_answers_nothing_else_either() -> None:
+    # After the first answer the endpoint is down for 30 requests: longer than 10 attempts.
+    with serving(by_question({}, is_down=lambda: 1 < len(server.bodies) <= 31)) as server:
+        pool = pool_of(server, outage_seconds=3_600)
+        lm: Any = pool.lm("a")
+        lm("good")
+        with call_scope() as scope:
+            assert lm("another") == ["Paris"]
+        # Five times 5 attempts and a check fail; the next attempt is answered.
+        assert asked(server) == {"good": 6, "another": 26}
+    assert [(facts.failure, facts.attempt) for facts in scope.log] == [(None, 26)]
+
+
+def test_a_check_of_the_model_is_not_made_beyond_the_budget() -> None:
+    with serving(by_question({"bad": Reply(status=503)})) as server:
+        lm: Any = pool_of(server, budget=Budget(calls=6)).lm("a")
+        lm("good")
+        with pytest.raises(Exception, match="budget of 6 calls is reached"):
+            lm("bad")
+        assert len(server.bodies) == 6

@@ -37,17 +37,20 @@ objectives = ["win_rate"]
 
 
 class Endpoint:
-    """An endpoint that counts what it was asked and replies by ``say(model, number)``."""
+    """An endpoint that counts requests, and replies by ``say(model, number)`` or ``is_down``."""
 
     url = ""
 
     def __init__(self) -> None:
         self.asked = 0
         self.say: Callable[[str, int], tuple[str, str]] = lambda *_: ("", "stop")
+        self.is_down: Callable[[int], bool] = lambda _: False
 
     def __call__(self, body: dict[str, Any]) -> Reply:
         self.asked += 1
         (number,) = re.findall(r"double (\d+)", body["messages"][-1]["content"])
+        if self.is_down(int(number)):
+            return Reply(status=500)
         text, end = self.say(body["model"], int(number))
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return Reply(text, finish_reason=end, usage=usage)
@@ -175,3 +178,24 @@ def test_the_report_counts_answers_that_the_token_limit_cut(
     assert "Responses cut by the token limit: bay 2. Raise `max_tokens` of these agents." in said
     written = json.loads((folder / "out" / "result.json").read_text("utf-8"))
     assert written["cut"] == {"bay": {"length": 2}}
+
+
+@pytest.mark.slow
+def test_a_study_of_which_half_the_questions_always_fail_ends_and_says_what_failed(
+    run: Run, folder: Path, endpoint: Endpoint
+) -> None:
+    endpoint.say = lambda model, number: (by_thirds(model, number), "stop")
+    endpoint.is_down = lambda number: number % 2 == 1
+    done = run("optimize", "study.toml", "--out", "out")
+    assert done.exit_code == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    # Of 36 val and 36 test questions, 18 each fail for each of three agents.
+    written = json.loads((folder / "out" / "result.json").read_text("utf-8"))
+    assert all(36 <= n <= 40 for n in written["failures"].values()), written["failures"]
+    ((reason, n),) = written["failure_reasons"].items()
+    assert n == sum(written["failures"].values())
+    assert "HTTP 500" in reason
+    assert f"{n} times: {reason}" in said
+    # Each failed one is asked 3 times; the first ones 5 to 10 times, and a few answered ones are
+    # asked again to see that the model works.
+    assert 108 + 3 * n <= endpoint.asked <= 108 + 5 * n

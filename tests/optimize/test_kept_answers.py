@@ -198,7 +198,7 @@ def test_a_failure_is_kept_as_well(place: Path) -> None:
         runner = Evaluator(mixture, METRICS["answer_match"], 1)
         (outcome,) = runner.measure(Architecture.parse("a"), rows_of("val", 1))
         assert "The model answered with an empty text" in str(outcome.failure)
-        assert runner.failures == {"a": 1}
+        assert runner.failed()["failures"] == {"a": 1}
     assert pool.lm("a").history == []
 
 

@@ -96,7 +96,7 @@ def test_a_failed_agent_is_left_out_and_counted_once(
     assert scores(outcomes) == [1] * 5
     assert [outcome.layer for outcome in outcomes] == [(str(i),) for i in range(5)]
     runner.measure(parse("a + dead > select"), rows("val", 5))
-    assert runner.failures == {"dead": 5}
+    assert runner.failed()["failures"] == {"dead": 5}
 
 
 def test_nothing_answered_scores_0_and_says_why(

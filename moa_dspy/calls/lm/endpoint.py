@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from moa_dspy.calls.lm.response import RegularReply, check_ended
-from moa_dspy.calls.request import is_crowded
 from moa_dspy.dspy_internals import (
     HttpResponse,
     ReadTimeout,
@@ -32,6 +31,7 @@ from moa_dspy.dspy_internals import (
     lm15,
     validate_request,
 )
+from moa_dspy.errors import is_crowded
 from moa_dspy.vendors import NATIVE_VENDORS, is_reasoning_model, server_words, shown_body, vendor_of
 
 LONGEST_CONNECT_SECONDS: Final = 10.0

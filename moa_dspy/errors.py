@@ -15,15 +15,12 @@
 
 A failure of a model is recorded as data and raises none of these unless no answer is left.
 
-Also the masking of keys, in errors and in the logs of other libraries, and the number of files that
-this process may open.
+Also the masking of keys, in errors and in the logs of other libraries.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable
@@ -224,43 +221,3 @@ class LoggedKeys(logging.Filter):
 
 LOGGED_KEYS: Final = LoggedKeys()
 """The keys of all callers of this process."""
-
-
-def out_of_files(error: BaseException) -> CallError | None:
-    """Return the error for a process that has no file left to open; None for other failures.
-
-    This is not a failure of a model. A client needs a file for each connection; DSPy also needs a
-    file for each module that it imports at its first reply.
-    """
-    numbers = {link.errno for link in all_links(error) if isinstance(link, OSError)}
-    if not numbers & {errno.EMFILE, errno.ENFILE}:
-        return None
-    return CallError(
-        "Too many open files: every request under way needs a connection, and this process may "
-        f"open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), or "
-        "lower `max_concurrent` of the agents or the number of threads."
-    )
-
-
-def most_open_files() -> int | None:
-    """Return the number of files that this process may have open; None means no limit."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such module
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft
-
-
-def is_crowded() -> bool:
-    """Return whether this process has opened three quarters of the files that it may open."""
-    most = most_open_files()
-    if most is None:
-        return False
-    try:
-        return 4 * len(os.listdir(_OPEN_FILES)) > 3 * most
-    except OSError:
-        return False
-
-
-_OPEN_FILES: Final = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"

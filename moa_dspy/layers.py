@@ -73,11 +73,16 @@ class ReplacedPredictor:
     def signature(self) -> Any:
         """The signature of the program's author, with its present instructions."""
         signature = self.predictor.signature
-        return signature if self.module is self.predictor else signature.delete("reasoning")
+        return signature if self.is_plain else signature.delete("reasoning")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a ``dspy.Predict``, which adds no field to its signature."""
+        return self.module is self.predictor
 
     def __call__(self, signature: Any) -> Any:
         """Return the module of a seat."""
-        module = (dspy.Predict if self.module is self.predictor else dspy.ChainOfThought)(signature)
+        module = (dspy.Predict if self.is_plain else dspy.ChainOfThought)(signature)
         predictor: Any = module.predictors()[0]
         if set(predictor.signature.input_fields) == set(self.predictor.signature.input_fields):
             predictor.demos = list(self.predictor.demos)

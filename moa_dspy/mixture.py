@@ -438,5 +438,6 @@ def _is_for_plain_chat(signature: Any, module: Any, pool: Pool) -> bool:
     """Return whether plain chat is the default, as small models often break DSPy's formats."""
     outputs = list(signature.output_fields.values())
     is_text = len(outputs) == 1 and outputs[0].annotation is str
-    is_default = dspy.settings.adapter is None and module is dspy.Predict
+    is_plain = module is dspy.Predict or getattr(module, "is_plain", False)
+    is_default = dspy.settings.adapter is None and is_plain
     return is_text and is_default and all(pool[name].is_local for name in pool)

@@ -26,9 +26,10 @@ import dspy
 from moa_dspy.adapters.guard import is_streamed, is_verbatim, reading_adapter, reply_problem
 from moa_dspy.agent import AgentPool
 from moa_dspy.calls.reply import is_refusal
+from moa_dspy.calls.request import out_of_files
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.calls.timeout import THREADS, finished
-from moa_dspy.errors import ArchitectureError, moa_error_of, out_of_files
+from moa_dspy.errors import ArchitectureError, moa_error_of
 from moa_dspy.prediction import Question, Response, counted_in_time, render
 from moa_dspy.telemetry import agent_span, note_reply
 from moa_dspy.waves import (

@@ -191,3 +191,12 @@ def test_small_models_of_this_machine_are_asked_in_plain_chat_by_default(
         # An adapter that the user set is the one that speaks.
         set_by_user = MixtureOfAgents(signature, "a0", pool=Pool(agents), **options)
     assert type(set_by_user.adapter) is (type(None) if expected is PlainChat else expected)
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"), [(dspy.Predict, PlainChat), (dspy.ChainOfThought, type(None))]
+)
+def test_so_they_are_in_place_of_a_predictor(module: Any, expected: type) -> None:
+    pool = Pool([Agent(name="a", model="local/smollm2-135m-instruct")])
+    made = MixtureOfAgents.in_place_of(module(TEXT), "self", pool=pool)
+    assert type(made.adapter) is expected

@@ -34,7 +34,6 @@ from moa_dspy.calls.request import (
     Limiters,
     OutagePolicy,
     ProbePolicy,
-    poll_seconds,
 )
 from moa_dspy.calls.scope import (
     CallEstimate,
@@ -57,6 +56,7 @@ from moa_dspy.calls.timeout import (
     Work,
     arun_plan,
     aunless,
+    poll_seconds,
     run_plan,
     unless,
 )

@@ -5,17 +5,18 @@ The policies decide which errors are retried, after what wait, and what is a mod
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeGuard
 
 from moa_dspy.calls.scope import CallEstimate, Clock
-from moa_dspy.errors import MoaError, OutageError, masked, most_open_files
+from moa_dspy.errors import CallError, MoaError, OutageError, all_links, masked
 
 _MAX_BACKOFF_SECONDS: Final = 60.0
 _MAX_HINT_SECONDS: Final = 600.0
@@ -220,17 +221,6 @@ def backoff_seconds(attempt: int, key: str) -> float:
     return random.Random(f"{key}/{attempt}").uniform(0.0, most)
 
 
-_FIRST_POLL_SECONDS, _MAX_POLL_SECONDS = 0.005, 0.5
-
-
-def poll_seconds() -> Iterator[float]:
-    """Yield waits between reads of a shared store: 5 ms at first, later 0.5 s, with jitter."""
-    pause = _FIRST_POLL_SECONDS
-    while True:
-        yield pause * random.uniform(0.5, 1.0)
-        pause = min(1.5 * pause, _MAX_POLL_SECONDS)
-
-
 def is_transient(error: Exception) -> bool:
     """Return whether DSPy retries ``error``: the endpoint is busy, down, slow or unreachable."""
     import dspy
@@ -427,3 +417,29 @@ class ProbePolicy:
     def wait_seconds(self, error: Exception, request: CallRequest, *, attempt: int) -> float | None:
         """Return the wait of the agent's own policy after ``attempt`` (from 1) failed, or None."""
         return request.caller.retries.wait_seconds(error, attempt=attempt, key=request.key)
+
+
+def out_of_files(error: BaseException) -> CallError | None:
+    """Return the error for a process that has no file left to open; None for other failures.
+
+    This is not a failure of a model. A client needs a file for each connection; DSPy also needs a
+    file for each module that it imports at its first reply.
+    """
+    numbers = {link.errno for link in all_links(error) if isinstance(link, OSError)}
+    if not numbers & {errno.EMFILE, errno.ENFILE}:
+        return None
+    return CallError(
+        "Too many open files: every request under way needs a connection, and this process may "
+        f"open {most_open_files() or 'no more'} files. Raise the limit (`ulimit -n 4096`), or "
+        "lower `max_concurrent` of the agents or the number of threads."
+    )
+
+
+def most_open_files() -> int | None:
+    """Return the number of files that this process may have open; None means no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import threading
 import time
 from collections.abc import (
@@ -180,6 +181,17 @@ async def aevents_within(seconds: float | None, events: AsyncIterator[Any]) -> A
         if left is not None:
             left -= time.monotonic() - started
         yield event
+
+
+_FIRST_POLL_SECONDS, _MAX_POLL_SECONDS = 0.005, 0.5
+
+
+def poll_seconds() -> Iterator[float]:
+    """Yield waits between reads of a shared store: 5 ms at first, later 0.5 s, with jitter."""
+    pause = _FIRST_POLL_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1.0)
+        pause = min(1.5 * pause, _MAX_POLL_SECONDS)
 
 
 _POLL_SECONDS: Final = 0.05

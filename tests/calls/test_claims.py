@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from moa_dspy.calls import Call, CallStore
-from moa_dspy.calls.request import poll_seconds
+from moa_dspy.calls.timeout import poll_seconds
 
 MakeCall = Callable[..., Call]
 Place = Path | str

@@ -9,6 +9,7 @@ read the proxy variables for each request: a third of a call's work on a fast se
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from moa_dspy.calls.lm.response import RegularReply, check_ended
+from moa_dspy.calls.request import most_open_files
 from moa_dspy.dspy_internals import (
     HttpResponse,
     ReadTimeout,
@@ -31,7 +33,6 @@ from moa_dspy.dspy_internals import (
     lm15,
     validate_request,
 )
-from moa_dspy.errors import is_crowded
 from moa_dspy.vendors import NATIVE_VENDORS, is_reasoning_model, server_words, shown_body, vendor_of
 
 LONGEST_CONNECT_SECONDS: Final = 10.0
@@ -372,3 +373,17 @@ def _has_proxy(url: str) -> bool:
     target, proxies = urlsplit(url), getproxies()
     named = proxies.get(target.scheme) or proxies.get("all")
     return bool(named) and not proxy_bypass(target.hostname or "")
+
+
+def is_crowded() -> bool:
+    """Return whether this process has opened three quarters of the files that it may open."""
+    most = most_open_files()
+    if most is None:
+        return False
+    try:
+        return 4 * len(os.listdir(_OPEN_FILES)) > 3 * most
+    except OSError:
+        return False
+
+
+_OPEN_FILES: Final = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"

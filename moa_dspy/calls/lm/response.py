@@ -17,9 +17,9 @@ from moa_dspy.calls.reply import (
     split_reply,
     why_broken_off,
 )
-from moa_dspy.calls.request import AgentCalls
+from moa_dspy.calls.request import AgentCalls, out_of_files
 from moa_dspy.dspy_internals import lm15, response_from_dict, response_to_dict
-from moa_dspy.errors import MoaError, all_links, out_of_files
+from moa_dspy.errors import MoaError, all_links
 from moa_dspy.vendors import (
     decoded,
     opens_thought,

@@ -277,23 +277,25 @@ class Vote:
         most = max(totals.values())
         return next(
             responses[i]
-            for i in self.priority([response.agent for response in responses])
+            for i in priority([r.agent for r in responses], self.tie_breaker, self.weights)
             if totals[ballots[i]] == most
         )
         yield  # makes this a generator
 
-    def priority(self, agents: Sequence[str]) -> list[int]:
-        """Return the indices of members, given in order of reading, in order of priority."""
-
-        def rank(place: int) -> tuple[bool, int]:
-            agent = agents[place]
-            return agent != self.tie_breaker, -self.weights.get(agent, 1)
-
-        return sorted(range(len(agents)), key=rank)
-
     def ballot(self, response: Response) -> Ballot:
         """Return the answer of a response in the form in which a vote compares it."""
         return ballot_of(response.values, self.fields, self.normalise)
+
+
+def priority(
+    agents: Sequence[str], tie_breaker: str | None, weights: Mapping[str, int]
+) -> list[int]:
+    """Return the indices of a vote's members, given in order of reading, in order of priority."""
+
+    def rank(place: int) -> tuple[bool, int]:
+        return agents[place] != tie_breaker, -weights.get(agents[place], 1)
+
+    return sorted(range(len(agents)), key=rank)
 
 
 def ballot_of(values: Mapping[str, Any], fields: Sequence[str], normalise: Normalise) -> Ballot:

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from dspy.streaming.messages import StatusMessage, sync_send_to_stream
 
+from moa_dspy.aggregators import priority
 from moa_dspy.architecture import Architecture
 from moa_dspy.prediction import (
     NOT_ASKED,
@@ -68,13 +69,10 @@ class Waves:
     def of_vote(cls, vote: Architecture, *, stops: bool = True, quorum: int = 1) -> Waves:
         """Return the waves of a vote: its tie-breaker is asked first, then by weight."""
         members, reading, weights = vote.layers[-1], vote.reading, vote.integer_weights
-
-        def rank(place: int) -> tuple[bool, int]:
-            return members[place] != vote.aggregator, -weights[members[place]]
-
+        order = priority([members[place] for place in reading], vote.aggregator, weights)
         return cls(
             tuple(weights[name] for name in members),
-            tuple(sorted(reading, key=rank)),
+            tuple(reading[at] for at in order),
             reading[: vote.agree] if vote.agree is not None else (),
             stops,
             quorum,

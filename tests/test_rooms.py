@@ -152,7 +152,7 @@ ALLOWED: dict[str, set[str]] = {
     "telemetry": {"errors", "prediction"},
     "testing": {"agent", "calls", "data", "dspy_internals", "errors", "pool", "vendors"},
     "vendors": set(),
-    "waves": {"architecture", "prediction"},
+    "waves": {"aggregators", "architecture", "prediction"},
     "winrate": {"errors"},
 }
 PURE = [

@@ -260,6 +260,7 @@ def _as_dspy_error(error: Exception) -> Exception:
 _MANY_FAILURES: Final = 5
 _MAX_FAILURES: Final = 10
 _MOST_FAILURES: Final = 20
+"""Failed attempts that are many, that end a request, and that end any; see ``OutagePolicy``."""
 
 Sent: TypeAlias = tuple["CallRequest", Callable[[], Any]]
 """A request, and a function that sends it again."""

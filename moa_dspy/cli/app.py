@@ -86,6 +86,8 @@ def _inputs(fields: list[str], question: str | None, more: list[str]) -> dict[st
         inputs[name] = value
     if absent := [field for field in fields if field not in inputs]:
         raise typer.BadParameter(f"The program also needs {', '.join(absent)}.")
+    if not any(value.strip() for value in inputs.values()):
+        raise typer.BadParameter(f"There is nothing to answer: {', '.join(fields)} must have text.")
     return inputs
 
 

@@ -64,6 +64,17 @@ def test_a_wrong_way_to_ask_is_explained(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_where_there_is_nothing_to_answer_no_agent_is_asked(
+    run: Run, folder: Path, question: str
+) -> None:
+    done = run("ask", str(saved_mixture(folder)), question, "--input", "hint=", "--json")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "There is nothing to answer: question, hint must have text." in done.stderr
+    # An input of several may be empty.
+    assert run("ask", str(saved_mixture(folder)), question, "--input", "hint=42").exit_code == 0
+
+
 @pytest.mark.parametrize("program", ["runs/unfinished", "./good", "godo"])
 def test_what_is_no_program_and_no_agent_is_told_what_would_be(
     run: Run, folder: Path, program: str

@@ -149,8 +149,8 @@ def passes() -> str:
     beaten = [system for system in dear if system["score"] < pick["score"]]
     share = median(pick["usd"] / system["usd"] for system in beaten)
     return (
-        f"A vote of {_size(pick)} cheap models scores higher than {len(beaten)} of {len(dear)} "
-        f"dearer models, at {100 * share:.0f} % of their price (median)"
+        f"A vote of {_size(pick)} cheap models beats {len(beaten)} of {len(dear)} dearer models "
+        f"at {100 * share:.0f} % of their price (median)"
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import log10
+from textwrap import wrap
 from typing import Any
 
 Run = Mapping[str, Any]
@@ -24,12 +25,23 @@ STYLE = """
     .dear { fill: #8a94a3; } .cheap { fill: #2f6fbf; } .vote { fill: #1a7f37; }
     .label { font-size: 11px; } .bold { font-weight: bold; font-size: 12px; }
     .bar { stroke: #1a7f37; stroke-width: 1.5; }
+    .equal { fill: #ffffff; stroke: #1a7f37; stroke-width: 1.5; }
     @media (prefers-color-scheme: dark) {
       .ground { fill: #0d1117; } .axis { stroke: #4b535d; } .grid { stroke: #23292f; }
       text { fill: #e6edf3; } .small { fill: #9da7b1; }
       .dear { fill: #8b949e; } .cheap { fill: #6cb0ff; } .vote { fill: #56d364; }
-      .bar { stroke: #56d364; }
+      .bar { stroke: #56d364; } .equal { fill: #0d1117; stroke: #56d364; }
     }"""
+HEAD, SMALL, BOLD = 8.3, 6.0, 7.2
+"""Width of a letter by style, in the widest of the usual fonts (DejaVu Sans)."""
+LEGEND = {
+    "dear": "single model",
+    "cheap": "of at most 1 usd per million completion tokens",
+    "equal": "equal vote of the best",
+    "vote": "chosen vote",
+}
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of what is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +85,19 @@ def prices(
         for single in runs[0]["singles"]
     ]
     for run in runs:
-        points.append(_system(run["test"]["pick"], labels[run["study"]]))
-        points.append(_system(run["test"]["top_k"], ""))
+        points.append(_system(run["test"]["pick"], "vote", labels[run["study"]]))
+        points.append(_system(run["test"]["top_k"], "equal"))
     shown = [point for point in points if point.score >= LEAST]
     under = (
         f"MATH level 5, {runs[0]['test_rows']} questions that no choice looked at; "
-        f"{len(points) - len(shown)} models below {100 * LEAST:.0f} % are not drawn"
+        f"{len(points) - len(shown)} models below {100 * LEAST:.0f} % are not drawn; "
+        "bars: 95 % intervals"
     )
     return _svg(shown, title, under)
 
 
-def _system(row: Run, label: str) -> Point:
-    return Point(1000 * row["usd"], row["score"], row["low"], row["high"], "vote", label)
+def _system(row: Run, kind: str, label: str = "") -> Point:
+    return Point(1000 * row["usd"], row["score"], row["low"], row["high"], kind, label)
 
 
 def _svg(points: Sequence[Point], title: str, under: str) -> str:
@@ -103,14 +116,17 @@ def _svg(points: Sequence[Point], title: str, under: str) -> str:
         *(_across(y(share / 100), f"{share} %") for share in range(40, 100, 10)),
         *(_tick(x(usd), f"{usd:g}") for usd in ticks),
     ]
-    order = {"dear": 0, "cheap": 1, "vote": 2}
-    drawn = [_mark(p, x(p.usd), y) for p in sorted(points, key=lambda p: order[p.kind])]
+    order = list(LEGEND)
+    points = sorted(points, key=lambda p: order.index(p.kind))
+    taken = [_box(p, x(p.usd), y) for p in points]
+    drawn = [_mark(p, x(p.usd), y, taken) for p in points]
+    titles = wrap(title, int((WIDTH - LEFT - RIGHT) / HEAD))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
         f"  <title>{escape(title)}</title>",
         f"  <style>{STYLE}\n  </style>",
         f'  <rect class="ground" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
-        f'  <text class="head" x="{LEFT}" y="28">{escape(title)}</text>',
+        *(_head(line, 46 - 18 * (len(titles) - i)) for i, line in enumerate(titles)),
         f'  <text class="small" x="{LEFT}" y="46">{escape(under)}</text>',
         *_legend(),
         *grid,
@@ -122,22 +138,23 @@ def _svg(points: Sequence[Point], title: str, under: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _head(line: str, height: int) -> str:
+    return f'  <text class="head" x="{LEFT}" y="{height}">{escape(line)}</text>'
+
+
 def _legend() -> Iterable[str]:
-    entries = (
-        ("dear", "single model"),
-        ("cheap", "single model, at most 1 usd per million completion tokens"),
-        ("vote", "vote, with its 95 % interval"),
-    )
-    place = LEFT
-    for kind, text in entries:
-        mark = (
-            f'<rect class="{kind}" x="{place}" y="55" width="10" height="10"/>'
-            if kind == "vote"
-            else f'<circle class="{kind}" cx="{place + 5}" cy="60" r="5"/>'
-        )
-        yield f"  {mark}"
-        yield f'  <text class="small" x="{place + 15}" y="64">{escape(text)}</text>'
-        place += 40 + round(5 * len(text))
+    place = float(LEFT)
+    for kind, text in LEGEND.items():
+        yield f"  {_sign(kind, place + 5, 60)}"
+        yield f'  <text class="small" x="{place + 15:.0f}" y="64">{escape(text)}</text>'
+        place += 32 + SMALL * len(text)
+
+
+def _sign(kind: str, across: float, down: float) -> str:
+    if kind in ("vote", "equal"):
+        corner = f'x="{across - 5:.1f}" y="{down - 5:.1f}"'
+        return f'<rect class="{kind}" {corner} width="10" height="10"/>'
+    return f'<circle class="{kind}" cx="{across:.1f}" cy="{down:.1f}" r="4"/>'
 
 
 def _across(height: float, text: str) -> str:
@@ -157,20 +174,40 @@ def _tick(place: float, text: str) -> str:
     )
 
 
-def _mark(point: Point, across: float, y: Callable[[float], float]) -> str:
-    down = y(point.score)
-    label = escape(point.label)
-    if point.kind != "vote":
-        dot = f'  <circle class="{point.kind}" cx="{across:.1f}" cy="{down:.1f}" r="4"/>'
-        # Beside the dot where the text has room there; about 6 units a letter.
-        sign = 1 if across + 7 + 6 * len(label) < WIDTH - RIGHT else -1
-        place = f'x="{across + 7 * sign:.1f}" y="{down + 4 - 3 * sign:.1f}"'
-        anchor = "start" if sign > 0 else "end"
-        named = f'<text class="label" {place} text-anchor="{anchor}">{label}</text>'
-        return dot + (named if label else "")
-    bar = f"M{across:.1f} {y(point.low):.1f} V{y(point.high):.1f}"
-    side = f'x="{across - 9:.1f}" y="{down + 4:.1f}" text-anchor="end"'
-    return (
-        f'  <path class="bar" d="{bar}"/><rect class="vote" x="{across - 5:.1f}" '
-        f'y="{down - 5:.1f}" width="10" height="10"/><text class="bold" {side}>{label}</text>'
-    )
+def _box(point: Point, across: float, y: Callable[[float], float]) -> Box:
+    down, is_vote = y(point.score), point.kind in ("vote", "equal")
+    top, foot = (y(point.high), y(point.low)) if is_vote else (down - 4, down + 4)
+    return across - 5, top, across + 5, foot
+
+
+def _mark(point: Point, across: float, y: Callable[[float], float], taken: list[Box]) -> str:
+    down, is_vote = y(point.score), point.kind in ("vote", "equal")
+    bar = f'<path class="bar" d="M{across:.1f} {y(point.low):.1f} V{y(point.high):.1f}"/>'
+    sign = f"  {bar if is_vote else ''}{_sign(point.kind, across, down)}"
+    if not point.label:
+        return sign
+    style, letter = ("bold", BOLD) if is_vote else ("label", SMALL)
+    start, foot, anchor = _place_of(letter * len(point.label), across, down, taken)
+    place = f'x="{start:.1f}" y="{foot:.1f}" text-anchor="{anchor}"'
+    return f'{sign}<text class="{style}" {place}>{escape(point.label)}</text>'
+
+
+def _place_of(
+    width: float, across: float, down: float, taken: list[Box]
+) -> tuple[float, float, str]:
+    """Return where a label stands: beside its point, over no other if there is such a place."""
+    places = []
+    for lift in (0, -8, 8, -16, 16):
+        for anchor, left in (("start", across + 9), ("end", across - 9 - width)):
+            box = left, down + lift - 6, left + width, down + lift + 6
+            start = left if anchor == "start" else across - 9
+            is_inside = left >= LEFT and left + width <= WIDTH - RIGHT
+            n_over = sum(_meet(box, other) for other in taken)
+            places.append(((not is_inside, n_over), box, (start, down + lift + 4, anchor)))
+    _, box, place = min(places, key=lambda entry: entry[0])
+    taken.append(box)
+    return place
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -118,14 +118,34 @@ def test_the_picture_has_every_system_above_its_floor_once() -> None:
         [run], title="a < b", cheap=["a"], labels={"toy": "ours"}, named={"b": "big b"}
     )
     body = drawn.partition("</style>")[2]
-    # A dot of each kind stands in the legend too: one cheap, one dear, two votes are drawn.
-    counts = {kind: len(re.findall(f'class="{kind}"', body)) for kind in ("cheap", "dear", "vote")}
-    assert counts == {"cheap": 2, "dear": 2, "vote": 3}
+    # A sign of each kind stands in the legend too.
+    kinds = ("cheap", "dear", "equal", "vote")
+    assert [len(re.findall(f'class="{kind}"', body)) for kind in kinds] == [2, 2, 2, 2]
     assert "a &lt; b" in body
     assert "9 questions" in body
     assert "1 models below 40 %" in body
     assert ">big b</text>" in body
     assert "prefers-color-scheme: dark" in drawn
+
+
+def test_no_text_of_the_picture_is_cut_or_stands_on_another() -> None:
+    drawn = TABLES["figure"]()
+    width, right = FIGURES["WIDTH"], FIGURES["WIDTH"] - FIGURES["RIGHT"]
+    letters = {"head": FIGURES["HEAD"], "small": 6.0, "label": FIGURES["SMALL"], "bold": 7.2}
+    boxes = []
+    for style, x, y, rest, text in re.findall(
+        r'<text class="(\w+)" x="([\d.]+)" y="([\d.]+)"([^>]*)>([^<]+)<', drawn
+    ):
+        size = letters[style] * len(text)
+        left = float(x) - size * (1.0 if "end" in rest else 0.5 if "middle" in rest else 0.0)
+        assert left >= 0, text
+        assert left + size <= (width if "middle" in rest else right), text
+        boxes.append((left, float(y) - 9, left + size, float(y) + 2, text))
+    assert len(boxes) > 20
+    for i, one in enumerate(boxes):
+        for two in boxes[:i]:
+            is_over = one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
+            assert not is_over, (one[4], two[4])
 
 
 def shared_tables() -> dict[str, Any]:

@@ -366,16 +366,13 @@ def architecture_rows(
         members = list(dict.fromkeys(layer))
         solved = {n: _solved(alone[n]) for n in members if n in alone} if depth == 0 else {}
         solved = {} if is_judged else solved
-        reads = [f"reads layer {depth}"] if depth else []
-        rows.append(
-            {
-                "title": f"Layer {depth + 1}",
-                "agents": [
-                    {"name": n, "times": layer.count(n), "facts": reads or _facts(n, solved, pick)}
-                    for n in members
-                ],
-            }
-        )
+        weights = dict(architecture.weights) if depth + 1 == architecture.depth else {}
+        agents = []
+        for n in members:
+            facts = [f"reads layer {depth}"] if depth else _facts(n, solved, pick)
+            facts += [f"weight {weights[n]:g}"] if n in weights else []
+            agents.append({"name": n, "times": layer.count(n), "facts": facts})
+        rows.append({"title": f"Layer {depth + 1}", "agents": agents})
     return [*rows, _last_row(architecture)]
 
 
@@ -418,8 +415,9 @@ def architecture_drawing(
     """Return boxes and arrows of a drawing, in units of a picture that is 480 wide."""
     boxes: list[dict[str, Any]] = []
     arrows: list[tuple[int, int]] = []
-    top, width, height, gap = 8, 148, 74, 12
     rows = architecture_rows(architecture, answers, is_judged=is_judged)
+    n_facts = max(2, *(len(agent["facts"]) for row in rows for agent in row["agents"]))
+    top, width, height, gap = 8, 148, 34 + 20 * n_facts, 12
     is_one = not isinstance(architecture, ProgramArchitecture)
     for number, row in enumerate(rows, start=1):
         boxes.append({"title": row["title"], "y": top + 12})

@@ -192,7 +192,7 @@
       points(whole, "measured", { size: 8, color: colour("dot"), opacity: 0.75 }),
       { type: "scatter", mode: "lines+markers", name: "Pareto front", x: front.map((t) => scale * t[place]), y: front.map((t) => 100 * t[2]), line: { shape: "hv", color: colour("warm"), width: 2 }, marker: { size: 9, color: colour("warm") }, hovertext: front.map(hover), hoverinfo: "text" },
       points(pick, "pick", { size: 15, symbol: "star", color: colour("accent") }),
-    ], { showlegend: true, legend: below, margin: { l: 48, r: 16, t: 8, b: room() }, xaxis: { title: { text: title + (isFree ? " (nothing has a price)" : costs.length ? "" : " (unknown)") }, type: isLog ? "log" : "linear", rangemode: "tozero" }, yaxis: { title: { text: "val, %" } } });
+    ], { showlegend: true, legend: below, margin: { l: 48, r: 16, t: 8, b: room() }, xaxis: { title: { text: title + (isFree ? " (nothing has a price)" : "") }, type: isLog ? "log" : "linear", rangemode: "tozero", visible: costs.length > 0 }, yaxis: { title: { text: "val, %" }, visible: costs.length > 0 }, annotations: costs.length ? [] : [{ text: title + ": unknown of every trial", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false }] });
   };
 
   const plotCriteria = () => {

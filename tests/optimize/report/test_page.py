@@ -218,6 +218,18 @@ def test_a_member_is_shown_with_what_only_it_solves() -> None:
     assert last["title"] == "vote"
 
 
+def test_the_drawing_of_a_weighted_vote_says_the_weight_of_each_member() -> None:
+    weighted = Architecture.parse("a + b > vote(a; weights=a:1.5 b:0.5)")
+    layer, last = architecture_rows(weighted, StudyAnswers())
+    facts = {agent["name"]: agent["facts"] for agent in layer["agents"]}
+    assert facts == {"a": ["weight 1.5"], "b": ["weight 0.5"]}
+    assert last["agents"][0]["facts"] == ["decides ties of the vote"]
+    layered = Architecture.parse("a + b > a + b > vote(a; weights=a:1.5 b:0.5)")
+    first, second, _ = architecture_rows(layered, StudyAnswers())
+    assert [agent["facts"] for agent in first["agents"]] == [[], []]
+    assert second["agents"][0]["facts"] == ["reads layer 1", "weight 1.5"]
+
+
 def test_markdown_shows_texts_as_they_are() -> None:
     assert markdown_text("a | b\n`c` <d>") == r"a \| b \`c\` \<d\>"
     assert markdown_block("x ``` y").splitlines() == ["````text", "x ``` y", "````"]

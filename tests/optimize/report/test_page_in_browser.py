@@ -125,3 +125,19 @@ def test_each_agent_of_each_mixture_of_a_program_has_its_label(
     )
     labels = [f"{path}: {name}" for path in ("query", "answer") for name in agents]
     assert sorted(found) == sorted(labels)
+
+
+def test_where_no_price_is_known_it_is_said_and_no_axis_is_made_up(
+    browser: Any, tmp_path: Path
+) -> None:
+    result, answers = synthetic_study(n_trials=10, n_questions=5)
+    trials = tuple(replace(trial, usd=None) for trial in result.trials)
+    write_pages(replace(result, trials=trials), answers, tmp_path, name="unknown")
+    open_page(browser, tmp_path)
+    assert browser.get_log("browser") == []
+    texts = "return [...document.querySelectorAll('#plot-{} {} text')].map(t => t.textContent)"
+    noted = browser.execute_script(texts.format("usd", ".annotation"))
+    assert noted == ["usd per 1,000 questions: unknown of every trial"]
+    assert browser.execute_script(texts.format("usd", ".xtick")) == []
+    assert browser.execute_script(texts.format("seconds", ".xtick")) != []
+    assert browser.execute_script(texts.format("seconds", ".annotation")) == []

@@ -122,19 +122,36 @@ def judge() -> str:
 
 
 def collaborating() -> str:
-    """Return how often reading helps and hurts, by whose answers are read."""
+    """Return how often reading helps and hurts, by the prompt and by whose answers are read."""
     rows = [row for row in stored("collaboration")["conditions"] if row["n"]]
-    heads = ["reads", "conditions", "better than alone", "worse", "not shown", "mean difference"]
+    heads = ["prompt", "reads", "conditions", "better than alone", "worse", "not shown"]
     lines = []
-    for kind in dict.fromkeys(row["references"] for row in rows):
-        gains = [row["gain"] for row in rows if row["references"] == kind]
+    for layout, kind in sorted({(row["layout"], row["references"]) for row in rows}):
+        like = [row for row in rows if (row["layout"], row["references"]) == (layout, kind)]
+        gains = [row["gain"] for row in like]
         above = sum(low > 0 for _, low, _ in gains)
         below = sum(high < 0 for _, _, high in gains)
         mean = sum(estimate for estimate, _, _ in gains) / len(gains)
         counts = (len(gains), above, below, len(gains) - above - below)
-        lines.append([kind, *map(str, counts), f"{100 * mean:+.1f} points"])
+        lines.append([layout, kind, *map(str, counts), f"{100 * mean:+.1f} points"])
     note = "Better and worse: the 95 % interval of the paired difference is above or below 0."
-    return f"{_table(heads, lines)}\n{note}\n"
+    return f"{_table([*heads, 'mean difference'], lines)}\n{note}\n{_prompts(rows)}\n"
+
+
+def _prompts(rows: Sequence[Run]) -> str:
+    """Return how the two prompts compare where both were measured."""
+    scores: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        place = row["tasks"], row["architecture"]
+        scores.setdefault(place, {})[row["layout"]] = row["score"][0]
+    gaps = [both["paper"] - both["guarded"] for both in scores.values() if len(both) == 2]
+    if not gaps:
+        return "No condition was measured with both prompts."
+    higher = sum(gap > 0 for gap in gaps)
+    return (
+        f"Of {len(gaps)} conditions that were measured with both prompts, {higher} scored higher "
+        f"with the paper's; the mean difference is {100 * sum(gaps) / len(gaps):+.1f} points."
+    )
 
 
 def cut() -> str:

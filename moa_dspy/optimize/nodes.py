@@ -91,6 +91,8 @@ class NodeCache:
                 self._put(question.node, place, response)
 
     def _put(self, node: str, place: object, response: Response) -> None:
+        if (known := self._known.get((node, place))) and known.has_answer >= response.has_answer:
+            return  # another thread asked it at the same time: a question fails once
         self._known[node, place] = response
         if not response.has_answer:
             reason = " ".join(str(response.failure).split())
@@ -202,10 +204,8 @@ class NodeRunner:
             # A scope of its own: calls of seats are counted by their responses.
             with call_scope(example=self.example, table=self.node_cache.table) as scope:
                 ask, kept = partial(self._ask_all, seats=seats, log=scope.log), self.node_cache.kept
-                pool_and_adapter = (seats.pool, seats.adapter)
-                responses = kept.answered(
-                    new, pool_and_adapter, ask, scope.log, is_alone=place is None
-                )
+                asked_of = (seats.pool, seats.adapter)
+                responses = kept.answered(new, asked_of, ask, scope.log, is_alone=place is None)
             self.is_reused &= _is_reused(scope.log)
             self.node_cache.put(where, new, responses)
             by_node |= {q.node: r for q, r in zip(new, responses, strict=True)}

@@ -191,7 +191,8 @@ def test_a_study_of_which_half_the_questions_always_fail_ends_and_says_what_fail
     said = " ".join(done.stdout.split())
     # Of 36 val and 36 test questions, 18 each fail for each of three agents.
     written = json.loads((folder / "out" / "result.json").read_text("utf-8"))
-    assert all(36 <= n <= 40 for n in written["failures"].values()), written["failures"]
+    # Two threads that ask the same one at once have it fail once.
+    assert written["failures"] == {"ash": 36, "bay": 36, "fir": 36}
     ((reason, n),) = written["failure_reasons"].items()
     assert n == sum(written["failures"].values())
     assert "HTTP 500" in reason

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -12,6 +13,8 @@ from moa_dspy.errors import MetricError, UnknownCallError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.optimize.metric import means, scores
+from moa_dspy.optimize.nodes import NodeCache
+from moa_dspy.prediction import Response
 from moa_dspy.testing import scripted_pool
 
 Make = Callable[..., Any]
@@ -227,3 +230,18 @@ def test_a_module_that_asks_no_model_is_not_taken_for_stored(rows: Make) -> None
     runner = Evaluator(student, lambda example, prediction: 1.0)
     runner.measure(parse("a"), rows("val", 3))
     assert not runner.node_cache.is_stored
+
+
+def test_a_question_that_two_threads_ask_at_once_fails_once_and_is_answered_if_one_was() -> None:
+    question: Any = SimpleNamespace(node="propose:a:0")
+    cache = NodeCache()
+    failed = Response("a", failure="HTTP 500", finish_reason="length")
+    for response in (failed, failed):
+        cache.put("row", [question], [response])
+    assert cache.failures == {("a", "HTTP 500"): 1}
+    assert cache.cut == {("a", "length"): 1}
+    answered = Response("a", values={"answer": "x"}, text="x")
+    for response in (answered, failed):
+        cache.put("row", [question], [response])
+    assert cache.known(question.node, "row") is answered
+    assert cache.failures == {("a", "HTTP 500"): 1}

@@ -40,6 +40,7 @@ LEGEND = {
     "equal": "equal vote of the best",
     "vote": "chosen vote",
 }
+VOTES = ("equal", "vote")
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom of what is drawn."""
 
@@ -151,7 +152,7 @@ def _legend() -> Iterable[str]:
 
 
 def _sign(kind: str, across: float, down: float) -> str:
-    if kind in ("vote", "equal"):
+    if kind in VOTES:
         corner = f'x="{across - 5:.1f}" y="{down - 5:.1f}"'
         return f'<rect class="{kind}" {corner} width="10" height="10"/>'
     return f'<circle class="{kind}" cx="{across:.1f}" cy="{down:.1f}" r="4"/>'
@@ -175,13 +176,13 @@ def _tick(place: float, text: str) -> str:
 
 
 def _box(point: Point, across: float, y: Callable[[float], float]) -> Box:
-    down, is_vote = y(point.score), point.kind in ("vote", "equal")
+    down, is_vote = y(point.score), point.kind in VOTES
     top, foot = (y(point.high), y(point.low)) if is_vote else (down - 4, down + 4)
     return across - 5, top, across + 5, foot
 
 
 def _mark(point: Point, across: float, y: Callable[[float], float], taken: list[Box]) -> str:
-    down, is_vote = y(point.score), point.kind in ("vote", "equal")
+    down, is_vote = y(point.score), point.kind in VOTES
     bar = f'<path class="bar" d="M{across:.1f} {y(point.low):.1f} V{y(point.high):.1f}"/>'
     sign = f"  {bar if is_vote else ''}{_sign(point.kind, across, down)}"
     if not point.label:

@@ -131,7 +131,8 @@ def test_the_picture_has_every_system_above_its_floor_once() -> None:
 def test_no_text_of_the_picture_is_cut_or_stands_on_another() -> None:
     drawn = TABLES["figure"]()
     width, right = FIGURES["WIDTH"], FIGURES["WIDTH"] - FIGURES["RIGHT"]
-    letters = {"head": FIGURES["HEAD"], "small": 6.0, "label": FIGURES["SMALL"], "bold": 7.2}
+    head, small, bold = (FIGURES[name] for name in ("HEAD", "SMALL", "BOLD"))
+    letters = {"head": head, "small": small, "label": small, "bold": bold}
     boxes = []
     for style, x, y, rest, text in re.findall(
         r'<text class="(\w+)" x="([\d.]+)" y="([\d.]+)"([^>]*)>([^<]+)<', drawn

@@ -26,8 +26,9 @@ from moa_dspy.optimize.selection import (
     stops_early,
 )
 from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.votes.ballots import StopRule
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
-from moa_dspy.optimize.votes.weights import StopRule, stop_early
+from moa_dspy.optimize.votes.weights import stop_early
 
 
 @dataclass(frozen=True, slots=True)

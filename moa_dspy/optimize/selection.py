@@ -18,12 +18,11 @@ from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.files import check_limits
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.votes.ballots import Ballots
+from moa_dspy.optimize.votes.ballots import Ballots, StopRule
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS, SmoothedVotes, smooth
 from moa_dspy.optimize.votes.weights import (
     N_PARTITIONS,
     CrossFittedVotes,
-    StopRule,
     VoteWeights,
     cross_fit,
     stop_early,

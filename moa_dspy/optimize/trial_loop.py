@@ -33,7 +33,7 @@ from moa_dspy.optimize.storage import make_study
 from moa_dspy.optimize.surrogate.acquisition import Prices
 from moa_dspy.optimize.surrogate.gp import Traits
 from moa_dspy.optimize.trials import Proposal, TrialJudge, Trials
-from moa_dspy.optimize.votes.weights import StopRule
+from moa_dspy.optimize.votes.ballots import StopRule
 
 STOPPED: Final = "A callback called study.stop()."
 EXHAUSTED: Final = "The sampler has nothing left to propose."

@@ -1,11 +1,11 @@
-"""Recorded answers of single agents as ballots, the model of such answers, and draws from it."""
+"""Recorded answers of single agents as ballots, the votes they decide, and a model of answers."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Self
+from typing import Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,11 @@ class Ballots:
     def take(self, rows: NDArray[np.intp]) -> Self:
         """Return the same agents on some ``rows``, in the order given."""
         return type(self)(self.agents, self.codes[:, rows], self.scores[:, rows])
+
+    def among(self, agents: Sequence[str]) -> Self:
+        """Return some ``agents``, in the order given."""
+        seats = [self.agents.index(name) for name in agents]
+        return type(self)(tuple(agents), self.codes[seats], self.scores[seats])
 
     def ranked(self) -> Self:
         """Return the agents best mean score first; the order they have breaks ties."""
@@ -176,6 +181,75 @@ def won_by(
     winner = backing.argmax(0)[None]
     won = np.take_along_axis(scores, winner, 0)[0]
     return np.where(backing.max(0) > 0, won, 0.0)
+
+
+StopRule: TypeAlias = tuple[Literal["agree", "lead"], float]
+"""A rule by which a vote may stop before it is decided: ``Architecture.agree`` or ``lead``."""
+_LATER = 1e-6  # taken off a sum per place at which its answer begins: breaks ties
+_ROUNDED = 1e-4  # weights have two decimals, and shares of them few more
+
+
+def stopped_scores(
+    codes: NDArray[np.int16],
+    scores: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    first: Sequence[int],
+    stops: Sequence[StopRule],
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return scores and members asked, (rules, columns): of each rule, and of the whole vote last.
+
+    Args:
+        codes: (members, columns), in the order of asking; -1 is no answer.
+        scores: (members, columns).
+        weights: Of the members.
+        first: Places of the members, best first, in the order in which groups are formed.
+        stops: The rules.
+    """
+    won, ahead = _leaders(codes, scores, weights)
+    left = weights.sum() - weights.cumsum()
+    columns = np.arange(codes.shape[1])
+    exact = _first_true(ahead >= left[:, None] - _ROUNDED)
+    stopped = [(won[-1], exact)]
+    for kind, value in reversed(stops):
+        if kind == "lead":
+            place = _first_true((ahead > _ROUNDED) & (ahead >= value * left[:, None] - _ROUNDED))
+            stopped.append((won[place, columns], place))
+        else:
+            group = codes[list(first[: int(value)])]
+            alike = (group == group[0]).all(0) & (group[0] >= 0)
+            places = np.where(alike, int(value) - 1, np.maximum(exact, int(value) - 1))
+            stopped.append((np.where(alike, scores[first[0]], won[-1]), places))
+    stopped.reverse()
+    return np.array([row for row, _ in stopped]), np.array([place for _, place in stopped]) + 1
+
+
+def _first_true(is_enough: NDArray[np.bool_]) -> NDArray[np.intp]:
+    is_enough[-1] = True
+    places: NDArray[np.intp] = is_enough.argmax(0)
+    return places
+
+
+def _leaders(
+    codes: NDArray[np.int16], scores: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return, after each member, the score of the leading answer, and by how much it leads."""
+    n_members, n_columns = codes.shape
+    at = np.arange(n_columns)
+    totals = np.zeros((max(int(codes.max()) + 1, 1) + 1, n_columns))  # the last one is of no answer
+    worth = np.zeros_like(totals)
+    won, ahead = np.zeros(codes.shape), np.zeros(codes.shape)
+    for place in range(n_members):
+        code, is_given = codes[place], codes[place] >= 0
+        is_new = is_given & (totals[code, at] == 0)
+        worth[code[is_new], at[is_new]] = scores[place, is_new]
+        totals[code, at] += np.where(is_given, weights[place] - _LATER * place * is_new, 0.0)
+        leader = totals.argmax(0)
+        top = totals[leader, at]
+        won[place] = worth[leader, at]
+        totals[leader, at] = -1.0
+        ahead[place] = top - np.maximum(totals.max(0), 0.0)
+        totals[leader, at] = top
+    return won, ahead
 
 
 def _codes_of(row: Sequence[_Answer]) -> list[int]:
@@ -328,66 +402,3 @@ def _tilts(
 def _stepped(value: _Floats, step: _Floats) -> _Floats:
     # An agent that is always right, or never answers, would go to infinity.
     return np.clip(value - np.clip(step, -1, 1), -_LARGEST_TILT, _LARGEST_TILT)
-
-
-REDRAWN: Final = 0.5
-_CHUNK = 4096  # columns: small enough that the arrays of a chunk stay in the processor's cache
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AnswerSampler:
-    """Draws a new answer of every agent on every row.
-
-    A draw is a number x in [0, 1). The number of limits below it is the index of what was drawn:
-    first the recorded answer, then the answers of the row, a lone answer, no answer.
-    """
-
-    limits: NDArray[np.float32]  # (draws - 1, agents, rows), rising along the first axis
-    codes: NDArray[np.int16]  # (agents, rows, draws)
-    scores: NDArray[np.float32]  # (agents, rows, draws)
-
-    @classmethod
-    def of(cls, model: AnswerModel, codes: NDArray[np.int16], scores: NDArray[np.float64]) -> Self:
-        """Return the sampler of the agents in ``codes``, the first of those in ``model``."""
-        n_agents, n_rows = codes.shape
-        n_answers = model.quality.shape[1]
-        limits = np.empty((n_answers + 2, n_agents, n_rows), np.float32)
-        shared = model.shared[:n_agents].cumsum(2).transpose(2, 0, 1)
-        limits[0] = 1 - REDRAWN
-        limits[1:-1] = 1 - REDRAWN + REDRAWN * shared
-        # Subtracted from 1, so that an agent that always answers has a limit of exactly 1.
-        limits[-1] = 1 - REDRAWN * model.lone[:n_agents] * model.silence[:n_agents, None]
-        label = np.full((n_agents, n_rows, n_answers + 3), -1, np.int16)
-        label[:, :, 0] = codes
-        label[:, :, 1:-2] = np.arange(n_answers)
-        label[:, :, -2] = n_answers + np.arange(n_agents)[:, None]
-        worth = np.zeros(label.shape, np.float32)
-        worth[:, :, 0] = scores
-        worth[:, :, 1:-2] = model.quality
-        worth[:, :, -2] = model.lone_score[:n_agents, None]
-        return cls(limits, label, worth)
-
-    def redraw(
-        self, *, n_each: int, seed: int
-    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int16], NDArray[np.bool_]]]:
-        """Yield rows (columns,), codes and correctness (both (agents, columns)), chunk by chunk.
-
-        Every row is redrawn ``n_each`` times; a column is one redrawn row. A graded score becomes
-        right with that chance: the mean stays, and equal answers of a column are equally right.
-        """
-        random = np.random.default_rng(seed)
-        n_agents, n_rows, n_draws = self.codes.shape
-        step = max(1, _CHUNK // n_each)
-        for start in range(0, n_rows, step):
-            part = slice(start, min(start + step, n_rows))
-            rows = np.arange(part.start, part.stop)
-            x = random.random((n_agents, len(rows), n_each), np.float32)
-            drawn = np.zeros(x.shape, np.int16)
-            for limit in self.limits[:, :, part, None]:
-                drawn += x > limit
-            place = np.arange(n_agents * len(rows)).reshape(n_agents, len(rows), 1) * n_draws
-            place = place + drawn
-            codes, scores = self.codes[:, part].ravel(), self.scores[:, part].ravel()
-            right = random.random((1, len(rows), n_each), np.float32) < scores.take(place)
-            lines = (n_agents, len(rows) * n_each)
-            yield rows.repeat(n_each), codes.take(place).reshape(lines), right.reshape(lines)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, islice
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moa_dspy.optimize.votes.ballots import REDRAWN, Ballots, won_by
+from moa_dspy.optimize.votes.ballots import Ballots, StopRule, stopped_scores, won_by
 from moa_dspy.optimize.votes.smoothing import (
+    REDRAWN,
     DrawnAnswers,
     answer_sampler,
     drawn_answers,
@@ -190,9 +191,10 @@ def cross_fit(
 
     The ways: the best k agents with equal weights, for each admitted width; the best agents of
     the greatest width, and the widest admitted vote, with learned weights and with weights
-    halfway between learned and equal. Each is made from nine tenths of the rows and scored on
-    the rest, ten times, in each of three partitions, on answers half of which are redrawn (see
-    ``smooth``). With fewer than ten rows nothing can be left out, and no weights are learned.
+    halfway between learned and equal; the mean of the two with learned weights. Each is made from
+    nine tenths of the rows and scored on the rest, ten times, in each of three partitions, on
+    answers half of which are redrawn (see ``smooth``). With fewer than ten rows nothing can be
+    left out, and no weights are learned.
 
     Args:
         ballots: The answers of every agent alone.
@@ -253,10 +255,9 @@ def _ways(
         return ways
     may = admits_weighted
     widest = next((k for k in range(n, 1, -1) if _best_of(ranked, k, may)), 0)
-    for width in sorted({min(most, widest), widest} - {0, 1}):
-        ridge = _ridge(ranked, width, may)
-        ways.append(partial(_weighted, width=width, admits=may, ridge=ridge))
-    return ways
+    weighted = sorted({min(most, widest), widest} - {0, 1})
+    ridges = {width: _ridge(ranked, width, may) for width in weighted}
+    return [*ways, partial(_weighted, ridges=ridges, admits=may)]
 
 
 def _best_of(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> Members | None:
@@ -269,25 +270,40 @@ def _equal(ranked: Ballots, *, width: int, admits: Callable[[Members], bool]) ->
     return [dict.fromkeys(_best_of(ranked, width, admits) or (), 1.0)]
 
 
-def _among(ranked: Ballots, members: Members) -> Ballots:
-    seats = [ranked.agents.index(name) for name in members]
-    return Ballots(members, ranked.codes[seats], ranked.scores[seats])
-
-
 def _ridge(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> float:
     members = _best_of(ranked, width, admits)
-    return learned_weights(_among(ranked, members))[1] if members else RIDGES[-1]
+    return learned_weights(ranked.among(members))[1] if members else RIDGES[-1]
 
 
 def _weighted(
-    ranked: Ballots, *, width: int, admits: Callable[[Members], bool], ridge: float
+    ranked: Ballots, *, ridges: Mapping[int, float], admits: Callable[[Members], bool]
 ) -> list[VoteWeights]:
-    """Return the vote with learned weights, and that with weights halfway to equal ones."""
-    members = _best_of(ranked, width, admits)
-    if members is None:
-        return [{}, {}]
-    learned = learned_weights(_among(ranked, members), ridge=ridge)[0]
-    return [_rounded_vote(members, learned), _rounded_vote(members, (learned + 1) / 2)]
+    """Return votes with learned weights and with weights halfway to equal ones, and a mean.
+
+    Args:
+        ranked: Agents, best first.
+        ridges: By number of members.
+        admits: Whether these members may vote with weights.
+    """
+    learned: list[VoteWeights] = []
+    halfway: list[VoteWeights] = []
+    for width, ridge in ridges.items():
+        members = _best_of(ranked, width, admits) or ()
+        alone = ranked.among(members) if members else None
+        weights = np.ones(0) if alone is None else learned_weights(alone, ridge=ridge)[0]
+        learned.append(_rounded_vote(members, weights))
+        halfway.append(_rounded_vote(members, (weights + 1) / 2))
+    pairs = [vote for pair in zip(learned, halfway, strict=True) for vote in pair]
+    return [*pairs, _mean_vote(learned, admits)]
+
+
+def _mean_vote(votes: Sequence[VoteWeights], admits: Callable[[Members], bool]) -> VoteWeights:
+    """Return the mean of votes that are given the same sum of weights."""
+    members = tuple(dict.fromkeys(name for vote in votes for name in vote))
+    if len(votes) < 2 or not all(votes) or not admits(members):
+        return {}
+    shares = [[vote.get(name, 0.0) / sum(vote.values()) for name in members] for vote in votes]
+    return _rounded_vote(members, np.mean(shares, 0) * len(members))
 
 
 def _rounded_vote(members: Members, weights: _Floats) -> VoteWeights:
@@ -315,10 +331,6 @@ def _counted(
     cells = np.ix_(np.array(seats), np.array(outside))
     recorded = won_by(ranked.codes[cells], ranked.scores[cells], counts)
     return recorded, won.reshape(len(outside), n_each).mean(1)
-
-
-StopRule: TypeAlias = tuple[Literal["agree", "lead"], float]
-"""A rule by which a vote may stop before it is decided: ``Architecture.agree`` or ``lead``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -380,70 +392,3 @@ def stop_early(
     errors = np.sqrt(squares / (n - 1)) if n > 1 else np.ones(len(gaps))
     calls = depth.mean(1)
     return StoppedVotes(tuple(stops), calls[:-1], float(calls[-1]), gaps.mean(1), errors)
-
-
-_LATER = 1e-6  # taken off a sum per place at which its answer begins: breaks ties
-_ROUNDED = 1e-4  # weights have two decimals, and shares of them few more
-
-
-def stopped_scores(
-    codes: NDArray[np.int16],
-    scores: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    first: Sequence[int],
-    stops: Sequence[StopRule],
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return scores and members asked, (rules, columns): of each rule, and of the whole vote last.
-
-    Args:
-        codes: (members, columns), in the order of asking; -1 is no answer.
-        scores: (members, columns).
-        weights: Of the members.
-        first: Places of the members, best first, in the order in which groups are formed.
-        stops: The rules.
-    """
-    won, ahead = _leaders(codes, scores, weights)
-    left = weights.sum() - weights.cumsum()
-    columns = np.arange(codes.shape[1])
-    exact = _first_true(ahead >= left[:, None] - _ROUNDED)
-    stopped = [(won[-1], exact)]
-    for kind, value in reversed(stops):
-        if kind == "lead":
-            place = _first_true((ahead > _ROUNDED) & (ahead >= value * left[:, None] - _ROUNDED))
-            stopped.append((won[place, columns], place))
-        else:
-            group = codes[list(first[: int(value)])]
-            alike = (group == group[0]).all(0) & (group[0] >= 0)
-            places = np.where(alike, int(value) - 1, np.maximum(exact, int(value) - 1))
-            stopped.append((np.where(alike, scores[first[0]], won[-1]), places))
-    stopped.reverse()
-    return np.array([row for row, _ in stopped]), np.array([place for _, place in stopped]) + 1
-
-
-def _first_true(is_enough: NDArray[np.bool_]) -> NDArray[np.intp]:
-    is_enough[-1] = True
-    places: NDArray[np.intp] = is_enough.argmax(0)
-    return places
-
-
-def _leaders(
-    codes: NDArray[np.int16], scores: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return, after each member, the score of the leading answer, and by how much it leads."""
-    n_members, n_columns = codes.shape
-    at = np.arange(n_columns)
-    totals = np.zeros((max(int(codes.max()) + 1, 1) + 1, n_columns))  # the last one is of no answer
-    worth = np.zeros_like(totals)
-    won, ahead = np.zeros(codes.shape), np.zeros(codes.shape)
-    for place in range(n_members):
-        code, is_given = codes[place], codes[place] >= 0
-        is_new = is_given & (totals[code, at] == 0)
-        worth[code[is_new], at[is_new]] = scores[place, is_new]
-        totals[code, at] += np.where(is_given, weights[place] - _LATER * place * is_new, 0.0)
-        leader = totals.argmax(0)
-        top = totals[leader, at]
-        won[place] = worth[leader, at]
-        totals[leader, at] = -1.0
-        ahead[place] = top - np.maximum(totals.max(0), 0.0)
-        totals[leader, at] = top
-    return won, ahead

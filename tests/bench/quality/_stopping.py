@@ -13,7 +13,7 @@ from moa_dspy.optimize.objectives import cheapest_as_good, stopping_vote
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import CandidateScores, choose
 from moa_dspy.optimize.space.programs import read_architecture
-from moa_dspy.optimize.votes.weights import StopRule, stopped_scores
+from moa_dspy.optimize.votes.ballots import StopRule, stopped_scores
 from tests.bench.quality._folder import Answers, Scores
 from tests.bench.quality._rule import evidence_of
 from tests.bench.quality._split import Draw, Task, error

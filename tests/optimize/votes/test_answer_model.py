@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from moa_dspy.optimize.votes import Ballots
-from moa_dspy.optimize.votes.ballots import REDRAWN, AnswerSampler, fit_answers
+from moa_dspy.optimize.votes.ballots import fit_answers
+from moa_dspy.optimize.votes.smoothing import REDRAWN, AnswerSampler
 from tests.optimize.votes.worlds import world
 
 

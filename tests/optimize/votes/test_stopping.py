@@ -13,7 +13,8 @@ from moa_dspy.optimize.objectives import cheapest_as_good, stopping_vote
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import CandidateScores, Choice, Evidence, architecture_of
 from moa_dspy.optimize.votes import Ballots
-from moa_dspy.optimize.votes.weights import StopRule, stop_early, stopped_scores
+from moa_dspy.optimize.votes.ballots import StopRule, stopped_scores
+from moa_dspy.optimize.votes.weights import stop_early
 from moa_dspy.waves import Waves
 from tests.optimize.votes.worlds import world
 

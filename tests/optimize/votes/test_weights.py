@@ -146,6 +146,33 @@ def test_no_two_votes_are_alike_and_weighted_ones_may_be_as_wide_as_the_pool() -
     assert all(weight > 0 for vote in found.votes for weight in vote.values())
 
 
+def weighted_votes(widths: tuple[int, int], n_agents: int) -> list[dict[str, float]]:
+    found = cross_fit(
+        world(n_agents, 80, seed=4),
+        widths=widths,
+        seed=0,
+        admits=admit_all,
+        admits_weighted=admit_all,
+        columns=400,
+    )
+    return [dict(vote) for vote in found.votes if len(set(vote.values())) > 1]
+
+
+def test_the_mean_of_the_two_votes_with_learned_weights_is_a_way_too() -> None:
+    few, _, all_of_them, _, mean = weighted_votes((2, 3), 6)
+    assert (len(few), len(all_of_them)) == (3, 6)
+    # Weights of the three best sum to 3 and those of all to 6: half of each vote's share, times 6.
+    assert sum(few.values()) == pytest.approx(3, abs=0.02)
+    assert sum(all_of_them.values()) == pytest.approx(6, abs=0.03)
+    by_hand = {name: few.get(name, 0.0) + weight / 2 for name, weight in all_of_them.items()}
+    assert mean == pytest.approx(by_hand, abs=0.03)
+
+
+def test_where_the_best_are_all_agents_there_is_one_vote_of_each_kind() -> None:
+    learned, halfway = weighted_votes((2, 4), 4)
+    assert halfway == pytest.approx({name: (w + 1) / 2 for name, w in learned.items()}, abs=0.01)
+
+
 def test_votes_keep_to_what_is_admitted() -> None:
     ballots = world(5, 30, seed=2)
     best, *_ = ballots.ranked().agents

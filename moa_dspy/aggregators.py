@@ -250,10 +250,10 @@ class Vote:
     """Returns a response with the answer of the greatest weight; calls no model.
 
     Answers are equal if all ``fields`` are equal by value (see ``ballot_of``); fields that a module
-    adds to the signature, such as ``reasoning``, are ignored, and so are failed agents. The weight
-    of an answer is the sum of the weights of the agents that gave it. Among the responses with
-    the heaviest answer the first is returned in this order: those of ``tie_breaker``, then those
-    of heavier agents, then in the order of reading.
+    adds to the signature are ignored, and so are failed agents. The weight of an answer is the sum
+    of the weights of the agents that gave it. Among the responses with the heaviest answer the
+    first is returned in this order: those of ``tie_breaker``, then those of heavier agents, then in
+    the order of reading.
 
     Attributes:
         fields: The output fields that make up an answer.
@@ -301,10 +301,12 @@ def priority(
 def ballot_of(values: Mapping[str, Any], fields: Sequence[str], normalise: Normalise) -> Ballot:
     """Return the values of ``fields`` in a form in which equal answers are equal.
 
-    Typed answers are equal by value: 3 and 3.0, mappings and sets in any order. Texts are
-    equal after ``normalise``, in a list or a model too.
+    ``reasoning`` is how an answer was found, and counts only if there is no other field. Typed
+    answers are equal by value: 3 and 3.0, mappings and sets in any order. Texts are equal after
+    ``normalise``, in a list or a model too.
     """
-    return tuple(comparable(values.get(name), normalise) for name in fields)
+    counted = [name for name in fields if name != "reasoning"] or fields
+    return tuple(comparable(values.get(name), normalise) for name in counted)
 
 
 NORMALISERS: dict[str, Normalise] = {

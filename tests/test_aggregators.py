@@ -141,6 +141,20 @@ def test_a_vote_counts_all_fields_of_the_signature_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "winner"),
+    [(("reasoning", "city"), "b"), (("city", "reasoning"), "b"), (("reasoning",), "a")],
+)
+def test_a_signatures_own_reasoning_counts_only_if_there_is_nothing_else(
+    fields: tuple[str, ...], winner: str
+) -> None:
+    given = [
+        Response(agent, values={"city": city, "reasoning": f"{agent} recalls"}, text="any")
+        for agent, city in (("a", "Oslo"), ("b", "Rome"), ("c", "Rome"))
+    ]
+    assert run(Vote(fields, NORMALISERS["text"]), given)[0].agent == winner
+
+
+@pytest.mark.parametrize(
     ("best", "winner"),
     [
         ("2", "b"),

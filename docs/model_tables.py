@@ -135,23 +135,39 @@ def collaborating() -> str:
         counts = (len(gains), above, below, len(gains) - above - below)
         lines.append([layout, kind, *map(str, counts), f"{100 * mean:+.1f} points"])
     note = "Better and worse: the 95 % interval of the paired difference is above or below 0."
-    return f"{_table([*heads, 'mean difference'], lines)}\n{note}\n{_prompts(rows)}\n"
+    notes = f"{note}\n{_prompts(rows)}\n{_below_the_stronger()}"
+    return f"{_table([*heads, 'mean difference'], lines)}\n{notes}\n"
 
 
 def _prompts(rows: Sequence[Run]) -> str:
-    """Return how the two prompts compare where both were measured."""
-    scores: dict[tuple[str, str], dict[str, float]] = {}
+    """Return how the two prompts compare where both were measured, by whose answers are read."""
+    scores: dict[str, dict[tuple[str, str], dict[str, float]]] = {}
     for row in rows:
-        place = row["tasks"], row["architecture"]
-        scores.setdefault(place, {})[row["layout"]] = row["score"][0]
-    gaps = [both["paper"] - both["guarded"] for both in scores.values() if len(both) == 2]
-    if not gaps:
-        return "No condition was measured with both prompts."
-    higher = sum(gap > 0 for gap in gaps)
-    return (
-        f"Of {len(gaps)} conditions that were measured with both prompts, {higher} scored higher "
-        f"with the paper's; the mean difference is {100 * sum(gaps) / len(gaps):+.1f} points."
-    )
+        like = scores.setdefault(row["references"], {})
+        condition = row["tasks"], row["architecture"]
+        like.setdefault(condition, {})[row["layout"]] = row["score"][0]
+    parts = []
+    for kind in sorted(scores):
+        both = [found for found in scores[kind].values() if len(found) == 2]
+        gaps = [found["paper"] - found["guarded"] for found in both]
+        if gaps:
+            parts.append(f"{kind} {100 * sum(gaps) / len(gaps):+.1f} points ({len(gaps)})")
+    said = ", ".join(parts) or "none"
+    return f"The paper's prompt minus the default one, in conditions measured with both: {said}."
+
+
+def _below_the_stronger() -> str:
+    """Return how often a reader of a stronger model scores below that model alone."""
+    rows: list[Run] = stored("collaboration")["conditions"]
+    alone = {(row["tasks"], row["reader"]): row["score"][0] for row in rows if not row["n"]}
+    ladder = runpy.run_path(str(ROOT / "optimize/collaboration.py"))["LADDER"]
+    pairs = [
+        (row["score"][0], alone[row["tasks"], ladder[ladder.index(row["reader"]) + 1]])
+        for row in rows
+        if row["references"] == "stronger"
+    ]
+    below = sum(score < best for score, best in pairs)
+    return f"{below} of {len(pairs)} readers of a stronger model score below that model alone."
 
 
 def cut() -> str:

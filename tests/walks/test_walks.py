@@ -235,7 +235,7 @@ def test_a_hobbyist_runs_the_study_that_init_writes(
         clean["MOA_DSPY_WEIGHTS"] = str(find(SMALLEST).parent)
     except MoaError as error:
         pytest.skip(f"NOT TESTED: {error}")
-    lines = [f"{texts[n % 3]} ({n}),{mood}" for n in range(15) for mood, texts in MOODS.items()]
+    lines = [f"{texts[n % 3]} ({n}),{mood}" for n in range(10) for mood, texts in MOODS.items()]
     (tmp_path / "reviews.csv").write_text("\n".join(["review,mood", *lines]) + "\n", "utf-8")
     moa = ("-m", "moa_dspy")
     said = step(*moa, "init", "reviews.csv", name="init")

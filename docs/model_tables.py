@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def judge() -> str:
 
 def collaborating() -> str:
     """Return how often reading helps and hurts, by the prompt and by whose answers are read."""
-    rows = [row for row in stored("collaboration")["conditions"] if row["n"]]
+    conditions: list[Run] = stored("collaboration")["conditions"]
+    rows = [row for row in conditions if row["n"]]
     heads = ["prompt", "reads", "conditions", "better than alone", "worse", "not shown"]
     lines = []
     for layout, kind in sorted({(row["layout"], row["references"]) for row in rows}):
@@ -135,7 +137,7 @@ def collaborating() -> str:
         counts = (len(gains), above, below, len(gains) - above - below)
         lines.append([layout, kind, *map(str, counts), f"{100 * mean:+.1f} points"])
     note = "Better and worse: the 95 % interval of the paired difference is above or below 0."
-    notes = f"{note}\n{_prompts(rows)}\n{_below_the_stronger()}"
+    notes = f"{note}\n{_prompts(rows)}\n{_below_the_stronger(conditions)}"
     return f"{_table([*heads, 'mean difference'], lines)}\n{notes}\n"
 
 
@@ -156,11 +158,16 @@ def _prompts(rows: Sequence[Run]) -> str:
     return f"The paper's prompt minus the default one, in conditions measured with both: {said}."
 
 
-def _below_the_stronger() -> str:
+@cache
+def _program() -> dict[str, Any]:
+    """Return the names of the program that measures collaborativeness."""
+    return runpy.run_path(str(ROOT / "optimize/collaboration.py"))
+
+
+def _below_the_stronger(rows: Sequence[Run]) -> str:
     """Return how often a reader of a stronger model scores below that model alone."""
-    rows: list[Run] = stored("collaboration")["conditions"]
     alone = {(row["tasks"], row["reader"]): row["score"][0] for row in rows if not row["n"]}
-    ladder = runpy.run_path(str(ROOT / "optimize/collaboration.py"))["LADDER"]
+    ladder = _program()["LADDER"]
     pairs = [
         (row["score"][0], alone[row["tasks"], ladder[ladder.index(row["reader"]) + 1]])
         for row in rows
@@ -172,7 +179,7 @@ def _below_the_stronger() -> str:
 
 def cut() -> str:
     """Return how many of the planned conditions were measured, by task set, prompt and reader."""
-    plan = runpy.run_path(str(ROOT / "optimize/collaboration.py"))
+    plan = _program()
     done = {
         (row["tasks"], row["layout"], row["architecture"])
         for row in stored("collaboration")["conditions"]

@@ -273,12 +273,8 @@ def smooth(
     masks = np.array([sum(1 << i for i in seat) for seat in seats], np.uint32)
     right = count_right(groups, masks, n_rows=n_rows)
     layers = tuple(tuple(best[i] for i in seat) for seat in seats)
-    recorded = score_layers(_first(ranked, len(best)), masks)
+    recorded = score_layers(ranked.among(best), masks)
     return SmoothedVotes(layers, (right / n_each).astype(np.float32), recorded, ranked.agents)
-
-
-def _first(ranked: Ballots, n_best: int) -> Ballots:
-    return Ballots(ranked.agents[:n_best], ranked.codes[:n_best], ranked.scores[:n_best])
 
 
 def _redrawn(ranked: Ballots, *, n_best: int, n_each: int, seed: int) -> AnswerGroups:

@@ -257,7 +257,7 @@ def _ways(
     widest = next((k for k in range(n, 1, -1) if _best_of(ranked, k, may)), 0)
     weighted = sorted({min(most, widest), widest} - {0, 1})
     ridges = {width: _ridge(ranked, width, may) for width in weighted}
-    return [*ways, partial(_weighted, ridges=ridges, admits=may)]
+    return [*ways, partial(_all_weighted, ridges=ridges, admits=may)]
 
 
 def _best_of(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> Members | None:
@@ -276,33 +276,38 @@ def _ridge(ranked: Ballots, width: int, admits: Callable[[Members], bool]) -> fl
 
 
 def _weighted(
+    ranked: Ballots, *, width: int, admits: Callable[[Members], bool], ridge: float
+) -> list[VoteWeights]:
+    """Return the vote with learned weights, and that with weights halfway to equal ones."""
+    members = _best_of(ranked, width, admits)
+    if members is None:
+        return [{}, {}]
+    learned = learned_weights(ranked.among(members), ridge=ridge)[0]
+    return [_rounded_vote(members, learned), _rounded_vote(members, (learned + 1) / 2)]
+
+
+def _all_weighted(
     ranked: Ballots, *, ridges: Mapping[int, float], admits: Callable[[Members], bool]
 ) -> list[VoteWeights]:
-    """Return votes with learned weights and with weights halfway to equal ones, and a mean.
+    """Return the votes with weights of each width, and the mean of those with learned weights.
 
     Args:
         ranked: Agents, best first.
         ridges: By number of members.
         admits: Whether these members may vote with weights.
     """
-    learned: list[VoteWeights] = []
-    halfway: list[VoteWeights] = []
-    for width, ridge in ridges.items():
-        members = _best_of(ranked, width, admits) or ()
-        alone = ranked.among(members) if members else None
-        weights = np.ones(0) if alone is None else learned_weights(alone, ridge=ridge)[0]
-        learned.append(_rounded_vote(members, weights))
-        halfway.append(_rounded_vote(members, (weights + 1) / 2))
-    pairs = [vote for pair in zip(learned, halfway, strict=True) for vote in pair]
-    return [*pairs, _mean_vote(learned, admits)]
+    pairs = [_weighted(ranked, width=k, admits=admits, ridge=ridges[k]) for k in ridges]
+    votes = [vote for pair in pairs for vote in pair]
+    return [*votes, _mean_vote([learned for learned, _ in pairs], admits)]
 
 
 def _mean_vote(votes: Sequence[VoteWeights], admits: Callable[[Members], bool]) -> VoteWeights:
-    """Return the mean of votes that are given the same sum of weights."""
+    """Return the mean of votes that are given the same sum of weights; {} for less than two."""
     members = tuple(dict.fromkeys(name for vote in votes for name in vote))
     if len(votes) < 2 or not all(votes) or not admits(members):
         return {}
-    shares = [[vote.get(name, 0.0) / sum(vote.values()) for name in members] for vote in votes]
+    totals = [(vote, sum(vote.values())) for vote in votes]
+    shares = [[vote.get(name, 0.0) / total for name in members] for vote, total in totals]
     return _rounded_vote(members, np.mean(shares, 0) * len(members))
 
 

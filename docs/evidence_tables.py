@@ -42,7 +42,7 @@ OUTCOMES = {
     "judge_cannot_tell": "the judge cannot tell",
 }
 FIRST = {
-    "votes/math_cheap": "20 models at up to 1 usd per million tokens, hard MATH",
+    "votes/math_cheap": "20 models at up to 1 usd per million completion tokens, hard MATH",
     "votes/mmlu_pro_comparable": "14 comparable models, MMLU-Pro",
     "sampled": "three small models at temperature 0.7, short questions",
     "quickstart": "the same models, greedy ones too",
@@ -138,7 +138,7 @@ def money() -> str:
     rows.sort(key=lambda row: -row[1]["score"])
     lines = [[name, _bounds(system), f"{1000 * system['usd']:.2f}"] for name, system in rows]
     passed = _table(["system", "score", "usd per 1,000 questions"], lines)
-    return f"{passed}\n{passes()}.\n"
+    return f"{passed}\nOf the dearer models the best twelve are shown. {passes()}.\n"
 
 
 def passes() -> str:

@@ -155,7 +155,9 @@ class MixtureOfAgents(PlannedModule):
     Args:
         signature: The task: a DSPy signature, or its text.
         architecture: The agents of every seat, or its text notation; instead of it,
-            ``layers`` and ``aggregator`` may give LMs or agent names.
+            ``layers`` and ``aggregator`` may be given.
+        layers: LMs or agent names of each layer.
+        aggregator: LM or agent name of the last step, which reads the last of the ``layers``.
         pool: The agents by name, or LMs by name or in a list; not needed if ``layers`` gives LMs.
         module: Makes the module of a seat from a signature, which after the first layer has
             ``references``: ``dspy.Predict``, ``dspy.ChainOfThought``, or any function whose module
@@ -163,7 +165,7 @@ class MixtureOfAgents(PlannedModule):
         adapter: A DSPy adapter for every seat; None takes that of the settings or, without one,
             plain chat if all agents are small models of this machine (``local/``) and the answer is
             one text.
-        normalise: Comparison of answers in a vote: ``text`` or ``answer``.
+        normalise: Comparison of answers in a vote: ``text``, ``answer`` or ``version``.
         quorum: Fewest responses of a complete layer; all, for a narrower layer.
         deadline_seconds: Time after which the program continues without late agents of a layer, if
             the quorum has answered. An answer from the store counts with its original seconds, so

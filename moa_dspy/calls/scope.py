@@ -62,10 +62,11 @@ class CallFacts:
 
 @dataclass(frozen=True, slots=True)
 class CallEstimate:
-    """An upper bound of one call's usage; None if the length of its answer is not limited.
+    """An upper bound of one call's usage, or of its request alone if its answer may be any length.
 
     Attributes:
-        tokens: Bytes of the request plus the longest answer.
+        tokens, usd: Bytes of the request plus the longest answer, and their price.
+        is_bounded: Whether the answer is limited.
     """
 
     tokens: int = 0
@@ -373,9 +374,8 @@ class Deadline:
     Every method that waits or checks raises DeadlineError after the deadline.
 
     Attributes:
-        at: The deadline by ``clock.monotonic``.
+        clock: Gives the time of ``at``, the deadline, and of ``started``, the start of the wait.
         cancelled: Events that end the wait early.
-        started: Start of the wait by ``clock.monotonic``.
     """
 
     clock: Clock

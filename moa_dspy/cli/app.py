@@ -91,7 +91,9 @@ def _inputs(fields: list[str], question: str | None, more: list[str]) -> dict[st
     return inputs
 
 
-models = typer.Typer(help="Small models on this machine.", no_args_is_help=True)
+models = typer.Typer(
+    help="Small models on this machine, and the prices of a pool.", no_args_is_help=True
+)
 
 
 @models.command("list")
@@ -184,8 +186,8 @@ def calls(
 ) -> None:
     """Show the calls of a store per agent; export, import or delete some of them.
 
-    Options that choose calls hold for all of it, together. A password is best left to PGPASSWORD
-    or ~/.pgpass.
+    --agent, --failed, --since and --before choose calls, for the table, --export and --prune; of
+    several given, all must hold. A password is best left to PGPASSWORD or ~/.pgpass.
     """
     from moa_dspy.calls import CallFilter
 

@@ -26,8 +26,8 @@ class DiversityMetric(Protocol):
 
     It is 0 for copies and for fewer than two responses, 1 for an empty text and a text with words,
     independent of the order of the responses, and does not change its arguments. Every string is
-    accepted, lone surrogates included. Every class in ``METRICS`` can be made without arguments and
-    is tested for this in ``tests/diversity/test_contract.py``.
+    accepted, lone surrogates included. Every class in ``DIVERSITY_METRICS`` can be made without
+    arguments and is tested for this in ``tests/diversity/test_contract.py``.
     """
 
     def __call__(self, responses: Sequence[str], /) -> float:

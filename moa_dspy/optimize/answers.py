@@ -34,7 +34,7 @@ class AskedQuestion:
     """One test question.
 
     Attributes:
-        id: Of its row.
+        id: Id of its row.
         text: Its inputs.
         expected: Its labels; empty where there are none.
     """
@@ -69,7 +69,7 @@ class StudyAnswers:
     """Questions, answers and counts that a report shows beside the result.
 
     Attributes:
-        questions: Of test.
+        questions: Questions of test.
         systems: The pick first, then baselines, then the other agents alone.
         distances: Mean diversity of the answers of two agents on val, (agents, agents).
         agents: In the order of ``distances``, best on val first.
@@ -142,7 +142,7 @@ def study_answers(
 
     Args:
         evaluator: Knows the answers.
-        rows: Of test.
+        rows: Rows of test.
         result: Names the systems.
         singles: The single agents on val.
         diversity: Compares their answers.

@@ -72,7 +72,7 @@ def measure_random_baseline(
     that is reserved for it; the note says if that was not enough for one trial.
 
     Args:
-        options: Of the search.
+        options: Options of the search.
         judge: Measures architectures.
         progress: Shows each of them.
         draws: Random architectures.
@@ -107,7 +107,7 @@ def compared_baselines(
     """Return all systems that are compared on test; those that the verdict needs come first.
 
     Args:
-        options: Of the search.
+        options: Options of the search.
         ranking: Single agents by val score, best first.
         pick: The choice of the search.
         best_single: The best single agent within the limits.
@@ -193,7 +193,7 @@ def compare_on_test(
     the rows on which both were measured, or says that there are none.
 
     Args:
-        options: Of the search.
+        options: Options of the search.
         evaluator: Runs architectures.
         splits: The rows; those of test are used here for the first time.
         progress: Shows each system.

@@ -95,7 +95,7 @@ class EvidenceBuilder:
         options: Say which architectures may be picked.
         singles: The single agents, with the rows in the order of measuring.
         evaluator: Knows every score.
-        records: Of the search, which adds to them while it runs.
+        records: Records of the search, which adds to them while it runs.
         pair: Diversity of the answers of two agents.
         may_prompt: Whether a mixture may be picked with a prompt of the search.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -51,13 +52,21 @@ class JudgeTable(BaseModel):
         tables = [table for key in ("agent", "second") for table in _listed(getattr(self, key))]
         return {agent.name: agent for agent in map(_agent, tables) if isinstance(agent, Agent)}
 
-    def make(self, pool: Pool, *, seed: int = 0, turns: str | None = None) -> JudgeOptions:
+    def make(
+        self,
+        pool: Pool,
+        *,
+        seed: int = 0,
+        turns: str | None = None,
+        beside: Path | None = None,
+    ) -> JudgeOptions:
         """Return the options of the judge, without making a call.
 
         Args:
             pool: Its agents may judge; the calls of other judges go to its store too.
             seed: Seed of the order in which responses are shown, if it is random.
             turns: Field of the turns of a conversation, which are graded; None means one turn.
+            beside: Folder of the study file, which may contain the module of a user's judge.
 
         Raises:
             StudyError: If a key is invalid; the message names it, the value and the choices.
@@ -65,10 +74,11 @@ class JudgeTable(BaseModel):
             DataError: If recorded preferences cannot be read.
         """
         self._check(turns)
-        judge = self._judge(_listed(self.agent), pool, seed, turns)
+        by_agent = partial(self._judge_of_agent, seed=seed, turns=turns, beside=beside)
+        judge = self._judge(_listed(self.agent), pool, by_agent, beside)
         second = None
         if self.second is not None:
-            second = self._judge(_listed(self.second), pool, seed, turns)
+            second = self._judge(_listed(self.second), pool, by_agent, beside)
         return JudgeOptions(
             judge=judge,
             picks=self.picks,
@@ -77,8 +87,12 @@ class JudgeTable(BaseModel):
             second=second,
         )
 
-    def digest(self) -> dict[str, Any]:
-        """Return all settings that affect verdicts, as plain data without endpoints and keys."""
+    def digest(self, *, beside: Path | None = None) -> dict[str, Any]:
+        """Return all settings that affect verdicts, as plain data without endpoints and keys.
+
+        Args:
+            beside: As for ``make``.
+        """
         plain = self.model_dump(mode="json", exclude={"agent", "second", "path"})
         for key in ("agent", "second"):
             agents = map(_agent, _listed(getattr(self, key)))
@@ -89,7 +103,8 @@ class JudgeTable(BaseModel):
         if self.path is not None:
             plain["path"] = hashlib.sha256(self.path.read_bytes()).hexdigest()
         if ":" in self.kind:
-            plain["code"] = code_digest(imported("judge.kind", self.kind, _kinds()))
+            kind = imported("judge.kind", self.kind, _kinds(), beside=beside)
+            plain["code"] = code_digest(kind)
         return plain
 
     def _check(self, turns: str | None) -> None:
@@ -122,17 +137,27 @@ class JudgeTable(BaseModel):
                 "list of these, which is a jury."
             )
 
-    def _judge(self, agents: Sequence[Any], pool: Pool, seed: int, turns: str | None) -> Any:
+    def _judge(
+        self,
+        agents: Sequence[Any],
+        pool: Pool,
+        by_agent: Callable[[Pool, str], Any],
+        beside: Path | None,
+    ) -> Any:
         if self.kind == RECORDED:
             return RecordedPairs(read_pairs(self.path or Path()))
-        judges = [self._judge_of_agent(*_seat(agent, pool), seed, turns) for agent in agents]
+        judges = [by_agent(*_seat(agent, pool)) for agent in agents]
         if not judges:
-            return imported_instance("judge.kind", self.kind, _kinds(), has="compare")
+            return imported_instance(
+                "judge.kind", self.kind, _kinds(), has="compare", beside=beside
+            )
         return judges[0] if len(judges) == 1 else Jury(judges)
 
-    def _judge_of_agent(self, pool: Pool, agent: str, seed: int, turns: str | None) -> Any:
+    def _judge_of_agent(
+        self, pool: Pool, agent: str, *, seed: int, turns: str | None, beside: Path | None
+    ) -> Any:
         if ":" in self.kind:
-            kind = imported("judge.kind", self.kind, _kinds())
+            kind = imported("judge.kind", self.kind, _kinds(), beside=beside)
             if not (isinstance(kind, type) and issubclass(kind, JudgeProgram)):
                 raise StudyError(
                     "`judge.agent` can only be set for a judge that calls an agent, but "

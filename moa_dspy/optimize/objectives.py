@@ -199,13 +199,13 @@ def front(
     *,
     limits: Limits | None = None,
     shrunk: Mapping[str, float] | None = None,
-    diversity_weight: float = 0.0,
 ) -> tuple[TrialRecord, ...]:
     """Return the Pareto front of the trials on all rows, best by the first objective first.
 
     Win rate and score are maximised, costs minimised; trials with an unknown value are left out.
-    Diversity is an objective only if the user gave it a weight. Of trials that are equal in all
-    objectives, that with fewest calls is kept. Empty if there are fewer than two objectives.
+    Diversity is no objective here: a weight that the user gave it is in the shrunken scores. Of
+    trials that are equal in all objectives, that with fewest calls is kept. Empty if there are
+    fewer than two objectives.
 
     Args:
         records: Trials in any order; those that were stopped early are left out.
@@ -213,9 +213,8 @@ def front(
         limits: Maximum costs of a question.
         shrunk: Per architecture as text, a shrunken estimate that replaces win rate and score, all
             on one scale; records that are not in it are left out, as too little is known of them.
-        diversity_weight: The user's.
     """
-    counted = _counted(objectives, diversity_weight)
+    counted = _counted(objectives)
     admitted = [
         record
         for record in records
@@ -239,7 +238,6 @@ def knee(
     objectives: Sequence[str],
     *,
     shrunk: Mapping[str, float] | None = None,
-    diversity_weight: float = 0.0,
 ) -> TrialRecord | None:
     """Return the knee of a front: the point farthest beyond the line between its ends.
 
@@ -252,9 +250,8 @@ def knee(
         records: The result of ``front``.
         objectives: See ``front``.
         shrunk: See ``front``.
-        diversity_weight: See ``front``.
     """
-    counted = _counted(objectives, diversity_weight)
+    counted = _counted(objectives)
     if len(counted) < 2 or len(records) < 2:
         return None
     points = [_point(record, counted, shrunk) for record in records]
@@ -267,8 +264,8 @@ def knee(
     return records[max(range(len(records)), key=lambda i: round(gains[i], _DECIMALS))]
 
 
-def _counted(objectives: Sequence[str], diversity_weight: float) -> tuple[str, ...]:
-    return tuple(name for name in objectives if name != "diversity" or diversity_weight > 0)
+def _counted(objectives: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in objectives if name != "diversity")
 
 
 def _point(
@@ -310,7 +307,7 @@ def check_one_within(limits: Limits, costs: Mapping[str, Mapping[str, float]]) -
 
     Args:
         limits: Maximum costs of a question.
-        costs: Of a question to each agent, by the names of the limits.
+        costs: Costs of a question to each agent, by the names of the limits.
 
     Raises:
         StudyError: If none does; the message has the cost of each.

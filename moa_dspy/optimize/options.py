@@ -176,8 +176,12 @@ def named_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
     return tuple(_registered(name, OBJECTIVES, "objectives")() for name in names)
 
 
-def named_diversity(name: str | DiversityMetric) -> DiversityMetric:
+def named_diversity(name: str | DiversityMetric, *, beside: Path | None = None) -> DiversityMetric:
     """Return the diversity metric of this name or ``package.module:name``; a metric as it is.
+
+    Args:
+        name: One of ``DIVERSITY_METRICS``, ``package.module:name``, or a metric.
+        beside: Folder that may contain the module.
 
     Raises:
         StudyError: If the name is unknown.
@@ -186,7 +190,7 @@ def named_diversity(name: str | DiversityMetric) -> DiversityMetric:
         return name
     if ":" in name:
         own: DiversityMetric = imported_instance(
-            "search.diversity", name, DIVERSITY_METRICS, has="__call__"
+            "search.diversity", name, DIVERSITY_METRICS, has="__call__", beside=beside
         )
         return own
     metric: DiversityMetric = _registered(name, DIVERSITY_METRICS, "diversity")()

@@ -86,7 +86,7 @@ def read_run(folder: Path) -> tuple[StudyResult, StudyAnswers]:
     """Return the result of a run, and the answers where the run kept them.
 
     Args:
-        folder: Of the run, or its ``result.json``.
+        folder: Folder of the run, or its ``result.json``.
 
     Raises:
         StudyError: If there is no result that can be read.

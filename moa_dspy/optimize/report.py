@@ -139,8 +139,8 @@ def _estimate(estimate: StudyEstimate) -> str:
     if estimate.capped_by is None or estimate.ceiling is None:
         return f"{whole}."
     return (
-        f"{whole}. The budget ends it earlier: {_limit(estimate.capped_by, estimate.ceiling)} "
-        f"are reached after about {100 * estimate.share:.0f} % of it."
+        f"{whole}. Its budget of {_limit(estimate.capped_by, estimate.ceiling)} is enough for "
+        f"about {100 * estimate.share:.0f} % of it."
     )
 
 

@@ -61,7 +61,7 @@ class StudyEnd:
         result: What it found.
         storage: Its database, without passwords.
         place: Machine and folder of the files that its last coordinator wrote.
-        folder: Of the results of this process.
+        folder: Folder of the results of this process.
         n_tasks: Tasks that this process did.
     """
 
@@ -77,7 +77,7 @@ class StudyPlace:
     """The places of a study's data.
 
     Attributes:
-        folder: Of the results, and without a ``storage`` of all else.
+        folder: Folder of the results, and without a ``storage`` of all else.
         storage: URL of a database that several studies may share.
     """
 

@@ -101,7 +101,7 @@ class PerformanceDiversitySampler(optuna.samplers.BaseSampler):
 
     Args:
         space: The space that the objective suggests from.
-        seed: Of all draws; None draws one.
+        seed: Seed of all draws; None draws one.
         diversity: Returns the diversity of the answers of two agents, in [0, 1]; default: the
             mean difference of their ``row_scores``, and without those that of unlike agents.
         traits: The criteria, where they are known; default: learned from the study.
@@ -357,9 +357,9 @@ def program_kernels(
     whose mixtures are all single agents.
 
     Args:
-        space: Of the program.
+        space: Space of the program.
         scores: Per row, of what was measured.
-        diversity: Of the answers of two agents; default: the mean difference of the scores.
+        diversity: Diversity of the answers of two agents; default: mean difference of the scores.
     """
     alone = [arch for arch in scores if isinstance(arch, ProgramArchitecture) and not arch.layers]
     kernels: list[tuple[str, Kernels]] = []

@@ -32,13 +32,7 @@ from moa_dspy.optimize.conclusion import (
     recommended_of,
 )
 from moa_dspy.optimize.early_facts import EarlyFacts
-from moa_dspy.optimize.evaluate import (
-    Evaluator,
-    MetricFunction,
-    Student,
-    WorkerPool,
-    mixtures_of,
-)
+from moa_dspy.optimize.evaluate import Evaluator, MetricFunction, Student, WorkerPool, mixtures_of
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.live_view import LiveProgress
 from moa_dspy.optimize.metric import JudgeOptions, PreferenceMetric
@@ -211,7 +205,8 @@ class ModelSearch(Teleprompter):
                 mixture, or a mixture of another pool, or fails by itself.
         """
         if kwargs:
-            raise StudyError(f"Unknown option {min(kwargs)!r} of compile; it takes testset only.")
+            known = "trainset, valset, testset and teacher"
+            raise StudyError(f"Unknown option {min(kwargs)!r} of compile; it takes {known}.")
         splits = make_splits(trainset, valset, testset, seed=self.options.seed)
         display = LiveProgress(mode=None if self.display_progress else "none")
         with opened_storage(self.options.storage) as storage, display, each_warning_once():
@@ -250,7 +245,11 @@ class SearchOutcome:
     """The outputs of a search.
 
     Attributes:
+        program: The recommended program.
+        result: All numbers, as plain data.
+        study: Optuna's.
         phases: Architectures known after each round of search; prompts are tuned in between.
+        answers: Those of each system to the test rows.
     """
 
     program: Any

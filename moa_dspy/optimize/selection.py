@@ -76,7 +76,7 @@ class Evidence:
         widths: Fewest and most members of a vote.
         admits: Whether a vote of these members may be picked.
         shrink: Estimates the gains of architectures that are not plain votes.
-        seed: Of the redrawing of answers.
+        seed: Seed of the redrawing of answers.
         admits_weighted: Whether these members may vote with weights; None allows no weights.
         smoothed: Every vote on redrawn answers, if that was computed already.
         ways: Votes of the best agents, equal and weighted, if that was computed already.
@@ -247,7 +247,7 @@ class Choice:
     ranking: tuple[str, ...]
 
     def scores(self, evidence: Evidence) -> ScoreMatrix:
-        """Return the score of the pick on each row of ``evidence``, be they those of the choice.
+        """Return the score of the pick on each row of ``evidence``: those of the choice, or others.
 
         The agent that wins the ties of a vote is the one best on the rows of the choice.
         """

@@ -46,7 +46,7 @@ class ProgramMixtures:
     """The mixtures of a program with the architectures of one trial.
 
     Attributes:
-        architecture: Of all of them.
+        architecture: Architecture of all of them.
         by_path: Each mixture.
     """
 
@@ -110,7 +110,7 @@ class ProgramStudent(Student):
 
 
 class _PartStandIn(MixtureStandIn):
-    """Stands where one mixture of a program stood; the row is that of the whole program."""
+    """Replaces one mixture of a program; the row is that of the whole program."""
 
     def __init__(self, mixture: MixtureOfAgents, path: str, whole: MixtureStandIn) -> None:
         super().__init__(mixture)
@@ -224,7 +224,7 @@ def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) 
         name: ``package.module:name`` of a program, or of what makes one.
         predictor: Its path in the program.
         beside: Folder of the study file, where the module may stand.
-        rules: Of the mixture.
+        rules: Rules of the mixture.
 
     Raises:
         StudyError: If it cannot be made or copied, or has no such predictor.
@@ -253,8 +253,8 @@ def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) 
 def program_evidence(evidence: Evidence) -> Evidence:
     """Return the evidence of programs, where no vote can be counted before it is measured.
 
-    What an agent alone is to one mixture, a program of single agents is here: the pick is held
-    against the best of them.
+    What an agent alone is to one mixture, a program of single agents is here: the pick is compared
+    with the best of them.
     """
     alone = [
         candidate

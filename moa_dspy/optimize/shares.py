@@ -38,13 +38,13 @@ class AgentEstimate:
     """The expected tokens, price and time of one question to one agent.
 
     Attributes:
-        name: Of the agent.
+        name: Name of the agent.
         price: None is unknown.
-        prompt_tokens: Low, likely, high.
-        reply_tokens: Low, likely, high.
+        prompt_tokens, reply_tokens: Low, likely, high.
         seconds: As measured by a probe; None without one.
         reply: What it answered to a probe, shortened; None without one.
         failure: Why it did not answer the probe.
+        turns: Requests per answer.
     """
 
     name: str
@@ -150,7 +150,7 @@ class BudgetShares:
 
     Attributes:
         budget: The limits.
-        outcomes: Of each agent alone on val.
+        outcomes: Outcomes of each agent alone on val.
         n_test: Test rows.
         num_threads: Examples measured at the same time; it scales wall time.
         random_share: Kept for the random baseline.
@@ -169,7 +169,7 @@ class BudgetShares:
 
         Args:
             possible_calls: Calls per row of each architecture that may become the pick.
-            part: Of the search's share, what may be used before prompts are tuned further.
+            part: Part of the search's share that may be used before prompts are tuned further.
         """
         kept = test_share(
             self.budget,
@@ -199,7 +199,7 @@ def test_share(
 
     Args:
         budget: The limits.
-        outcomes: Of each agent alone.
+        outcomes: Outcomes of each agent alone.
         n_test: Test rows.
         num_threads: Examples measured at the same time; it scales wall time.
         possible_calls: Calls per row of each architecture that may become the pick.
@@ -345,7 +345,7 @@ def check_budget(
     was stored, nothing is checked, and else no other answer is taken as stored.
 
     Args:
-        options: Of the search.
+        options: Options of the search.
         evaluator: Looks up which answers are stored.
         splits: The rows.
         ledger: The budget and what is spent of it.
@@ -401,9 +401,9 @@ def smallest_limit(
     """Return the smallest limit of a budget that reaches a verdict.
 
     Args:
-        options: Of the search.
-        name: Of the limit: calls, tokens, usd or seconds.
-        costs: Of one question to each agent, in that unit.
+        options: Options of the search.
+        name: Name of the limit: calls, tokens, usd or seconds.
+        costs: Costs of one question to each agent, in that unit.
         n_val: Rows of val that each agent has to be asked about.
         n_test: Rows of test, likewise.
         judging: What a judge takes, in that unit.

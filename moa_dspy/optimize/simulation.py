@@ -341,9 +341,10 @@ class SimulatedQuestions:
         study: All that was asked before.
         row: Split and number of the row.
         agents: Costs of the agents in this mixture.
-        place: Of the mixture in its program.
+        place: Place of the mixture in its program.
         given: Inputs of the mixture in a program, beside the row.
         part: Factor of the costs.
+        steps: Requests of each step so far, with their costs.
     """
 
     study: SimulatedStudy

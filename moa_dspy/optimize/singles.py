@@ -113,9 +113,9 @@ def measure_single_agents(
     """Measure each agent alone on all rows of val; if the budget ends, on rows that all answered.
 
     Args:
-        options: Of the search.
+        options: Options of the search.
         evaluator: Runs the agents.
-        rows: Of val.
+        rows: Rows of val.
         progress: Shows each agent.
         n_blocks: Parts of the rows; every agent answers one before the next is begun.
 
@@ -197,8 +197,8 @@ class SingleAgents:
     Attributes:
         outcomes: By agent.
         space: Has the votes that may be tried.
-        limits: Of the votes that may be picked.
-        seed: Of the redrawing of answers.
+        limits: Limits of the votes that may be picked.
+        seed: Seed of the redrawing of answers.
         registry: The prompts that an architecture may name.
         rows: The rows of val, in the order in which architectures are measured on them.
         stopped_by: The budget that ended before all rows of val were measured, or None.
@@ -330,7 +330,7 @@ class SingleAgents:
         """Return the facts that are shown before more is spent, with an estimate of the search.
 
         Args:
-            options: Of the search.
+            options: Options of the search.
             splits: The rows.
             budget: May end the search earlier.
             judged: Cost of one comparison by the judge, where there is one.
@@ -416,8 +416,8 @@ def plan_of(
     """Return the plan of a search over ``space``.
 
     Args:
-        options: Of the search.
-        space: Of architectures.
+        options: Options of the search.
+        space: Space of architectures.
         splits: The rows.
         agents: Costs of each.
         ranking: Agents, best first; in the pool's order where nothing is measured yet.

@@ -53,8 +53,8 @@ def make_study(
 
     Args:
         objectives: Give the directions and the names of the values.
-        seed: Of the sampler.
-        sampler: Of Optuna, or one of its kind; default: TPE.
+        seed: Seed of the sampler.
+        sampler: Sampler of Optuna, or one of its kind; default: TPE.
         storage: Keeps the trials; default: memory.
     """
     kept = storage or optuna.storages.InMemoryStorage()
@@ -114,7 +114,7 @@ class LiveStorage(optuna.storages.InMemoryStorage):
     Args:
         place: A file that holds nothing else, or the URL of a database, which may hold calls
             and other studies as well.
-        study_name: Of the study there; an older one of that name is replaced. None is a new
+        study_name: Name of the study there; an older one of that name is replaced. None is a new
             name, which Optuna gives.
     """
 

@@ -171,7 +171,7 @@ class PreparedStudy:
         public = [{**asdict(a), "weights": None, "identity": a.identity} for a in self.agents]
         parts = {**self.study.parts, "data": fingerprint(self.splits), "agents": public}
         if self.study.judge is not None:
-            parts["judge"] = self.study.judge.digest()
+            parts["judge"] = self.study.judge.digest(beside=self.study.folder)
         if self.recorded is not None:
             tables = (self.recorded.responses, self.recorded.scores, self.recorded.costs)
             parts["answers"] = [sorted(map(repr, table.items())) for table in tables]

@@ -121,8 +121,8 @@ class StudyFile:
     """A study file whose values are checked; its paths are relative to the working folder.
 
     Attributes:
-        name: Of the study, and of its folder.
-        seed: Of everything random.
+        name: Name of the study, and of its folder.
+        seed: Seed of everything random.
         task: Signature, adapter, metric.
         data: The rows.
         pool: The file of the agents; None if the study lists them.
@@ -131,12 +131,12 @@ class StudyFile:
         space: Given options of ``SearchSpace``; architectures are texts.
         search: Given options of ``ModelSearch``; the sampler is a name.
         limits: On the costs of one question.
-        budget: Of the whole study.
+        budget: Budget of the whole study.
         prompts: Prompts as a choice of the search, or None.
         parts: Every table that decides what the study finds, as plain data.
-        judge: Of answers that are compared, or None.
-        folder: Of the file; modules that it names may stand there.
-        path: Of the file; None where the study is plain data.
+        judge: Judge of answers that are compared, or None.
+        folder: Folder of the file; modules that it names may stand there.
+        path: Path of the file; None where the study is plain data.
     """
 
     name: str
@@ -192,7 +192,7 @@ class StudyFile:
         """Return the space over all agents, or those that ``[space]`` names.
 
         Args:
-            agents: Of the pool.
+            agents: Agents of the pool.
             prompts: Names of the prompts that a search may give to a synthesizing aggregator.
         """
         names = tuple(agent.name for agent in agents)
@@ -280,17 +280,23 @@ class StudyFile:
             seed=self.seed,
             prompts=self.prompts,
             judge=self._judge(pool),
-            **{**self.search, "sampler": self.make_sampler()},
+            **{**self.search, "sampler": self.make_sampler(), "diversity": self.make_diversity()},
         )
 
     def _judge(self, pool: Pool) -> JudgeOptions | None:
         if self.judge is None:
             return None
-        return self.judge.make(pool, seed=self.seed, turns=self.task.turns)
+        turns = self.task.turns
+        return self.judge.make(pool, seed=self.seed, turns=turns, beside=self.folder)
 
     def make_sampler(self) -> Any:
         """Return Optuna's sampler; None where the surrogate model proposes."""
         return named_sampler(self.search.get("sampler"), seed=self.seed, beside=self.folder)
+
+    def make_diversity(self) -> Any:
+        """Return the diversity metric; None if the study names none."""
+        name = self.search.get("diversity")
+        return name and named_diversity(name, beside=self.folder)
 
 
 def read_study(path: Path | str) -> StudyFile:
@@ -311,7 +317,7 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
     Args:
         content: Plain data.
         where: Begins errors.
-        folder: Of the file.
+        folder: Folder of the file.
 
     Raises:
         StudyError: If a field does not fit.
@@ -341,7 +347,7 @@ def check_study(content: Mapping[str, Any], *, where: str, folder: Path | None =
     )
     _signature(study.task)
     study.make_sampler()
-    named_diversity(study.search.get("diversity") or "tfidf")
+    study.make_diversity()
     return study
 
 
@@ -367,6 +373,8 @@ def _parts(tables: Any, folder: Path | None) -> dict[str, Any]:
         "task.program": task.program,
         "task.metric": task.metric,
         "search.sampler": tables.search.sampler,
+        "search.diversity": tables.search.diversity,
+        "prompts.optimizer": tables.prompts and tables.prompts.optimizer,
     }
     # Code of the user's own may change while its name stays.
     plain["code"] = {

@@ -1,4 +1,4 @@
-"""The trials of a search, one after the other: opened, proposed, measured, told, chosen from."""
+"""The loop of a search: it proposes architectures, measures each as a trial, and picks one."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class LastBlock:
     Attributes:
         report: Takes the number of rows and the values of the objectives on them.
         row_scores: The metric, row by row.
-        values: Of the objectives.
+        values: Values of the objectives.
     """
 
     report: Callable[[int, list[float]], None]
@@ -86,7 +86,7 @@ class TrialLoop:
     """The state of the trials of one search.
 
     Attributes:
-        options: Of the search; its space knows the ranking of the single agents.
+        options: Options of the search; its space knows the ranking of the single agents.
         ledger: What the search spends from.
         progress: Is shown each trial.
         evaluator: Runs architectures.
@@ -197,11 +197,11 @@ class TrialLoop:
         """Measure up to ``n_trials`` architectures, the single agents at least.
 
         Args:
-            ends_on_interrupt: Whether Ctrl-C ends the trials, once the single agents are told;
-                else it is raised.
+            ends_on_interrupt: Whether Ctrl-C ends the trials, once the single agents are
+                trials of the study; else it is raised.
 
         Returns:
-            The number that was known after each round of composing; prompts are tuned between.
+            Number of measured architectures after each round; prompts are tuned in between.
 
         Raises:
             KeyboardInterrupt: If it may not end the trials.
@@ -219,7 +219,7 @@ class TrialLoop:
         return tuple(phases)
 
     def _measure_singles(self) -> None:
-        """Measure the single agents, which are known, so that each is a trial."""
+        """Make each single agent a trial; its answers are known, so no call is made."""
         singles = [Architecture.single(name) for name in self.singles.ranking]
         self._measure_given(singles, "single", limit=len(singles))
 
@@ -297,7 +297,7 @@ class TrialLoop:
         return all(proposal.architecture in self.trials.records for proposal in fresh)
 
     def _measure_proposed(self, n_trials: int) -> None:
-        """Propose and measure until so many architectures are known, or none is left, or paid."""
+        """Measure proposals up to ``n_trials``, while any is left and the budget lasts."""
         while len(self.trials.records) < n_trials and self.stopped_by is None:
             if (proposal := self.trials.ask()) is None:
                 return
@@ -356,7 +356,7 @@ class TrialLoop:
     def _promising_votes(self) -> list[Architecture]:
         """Return the votes that redrawn answers put first, then stopping ones if calls count.
 
-        None where votes are idle: on free text each is its tie-breaker, at several calls.
+        Empty on free text, where a vote returns the answer of its tie-breaker.
         """
         if self.singles.ballots is None or self.singles.facts.is_vote_idle:
             return []

@@ -58,7 +58,7 @@ class Proposal:
         architecture: In its canonical form, not measured before.
         origin: ``single``, ``baseline``, ``votes``, ``listed``, ``sampler``, ``model``,
             ``random`` or ``prompt``.
-        trial: Of Optuna; None until it starts, where the sampler was not asked.
+        trial: Optuna's; None until it starts, where the sampler was not asked.
         params: Optuna's, where the sampler was not asked; None outside of the space.
     """
 
@@ -77,7 +77,7 @@ class Trials:
         space: The architectures that may be proposed.
         ranking: Single agents, best first; it repairs layers that are too narrow or wide.
         canonical: Gives an architecture its final form: decider of ties, name of the prompt.
-        seed: Of the draws that follow when the sampler only repeats itself.
+        seed: Seed of the draws that follow when the sampler only repeats itself.
         limits: On the costs of a question: the constraints of every trial.
         records: By architecture.
     """
@@ -273,7 +273,7 @@ class TrialJudge:
         best_single: The agent to which the win rate compares.
         diversity: Measures the texts that a last step reads.
         limits: An architecture beyond them cannot be picked, so it neither leads nor stops another.
-        objectives: Of the study, by which arms are stopped; without any, the score decides.
+        objectives: Objectives of the study, by which arms are stopped; if empty, the score decides.
         n_arms: Most architectures in the race: an arm as good as the others is stopped in at most
             5 % of races.
         is_win_rate: Whether scores are a judge's preferences, and so win rates already.
@@ -324,8 +324,8 @@ class TrialJudge:
 
         Args:
             architecture: To measure.
-            origin: Of its record.
-            number: Of its record.
+            origin: Origin of its record.
+            number: Number of its record.
             report: Called after each block of rows.
         """
         outcomes: tuple[Outcome, ...] = ()

@@ -70,7 +70,7 @@ class Catalogue:
         pool: The agents that may be asked.
         aggregator: The agent that aggregates in the presets ``moa``, ``moa-lite`` and
             ``self-moa`` of all agents; without one there are no presets.
-        limits: Of the server.
+        limits: Limits of the server.
 
     Raises:
         ArchitectureError: If a program answers anything but one text.

@@ -304,7 +304,7 @@ def create_app(
     Args:
         catalogue: The models.
         keys: Clients need one of them; None admits every client, on loopback addresses only.
-        limits: Of sizes, times, concurrency and spending.
+        limits: Limits of sizes, times, concurrency and spending.
         has_content_log: Whether prompts are logged.
 
     Raises:

@@ -202,7 +202,7 @@ class ChatAnswer:
         reply: The final ``dspy.lm15.Response``, as its agent gave it.
         answer: Every agent's response, price, seconds and failure.
         usd: Price of all calls; None if the price of an agent is unknown.
-        architecture: Of the mixture, as text.
+        architecture: Architecture of the mixture, as text.
     """
 
     reply: Any

@@ -30,7 +30,7 @@ class ServerLimits:
     """Upper limits of a server; None means no limit.
 
     Attributes:
-        body_bytes: Of the body of a request, images included.
+        body_bytes: Bytes of the body of a request, images included.
         body_seconds: Longest time in which a body may arrive.
         body_depth: Most levels of nested objects and lists.
         concurrent: Requests that are answered at the same time.
@@ -164,7 +164,7 @@ class DailySpending:
     """Ledgers of each key and of all keys together, new every day (UTC), in memory only.
 
     Args:
-        limits: Of the server.
+        limits: Limits of the server.
         pool: Has the prices.
 
     Raises:

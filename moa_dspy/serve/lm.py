@@ -155,7 +155,8 @@ class MixtureLM(dspy.LM):
         program: A program, an architecture, or an architecture's text.
         pool: Has the agents; not needed with a program.
         name: Shown after ``moa/`` in histories.
-        settings: More arguments of ``dspy.LM``: temperature, max_tokens, callbacks ...
+        callbacks: DSPy callbacks of this LM.
+        settings: More arguments of ``dspy.LM``: temperature, max_tokens ...
 
     Raises:
         ArchitectureError: If the program answers anything but one text, or cannot be built.
@@ -187,7 +188,7 @@ class MixtureLM(dspy.LM):
         """Return the LM of a program that was saved as JSON; its name is the file's.
 
         Args:
-            path: Of the file.
+            path: Path of the file.
             pool: Has the agents; a saved program contains no endpoints.
             options: More arguments of ``MixtureLM``.
 

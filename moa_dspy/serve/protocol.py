@@ -57,7 +57,7 @@ class ApiError(Exception):
         param: The key of the body that is wrong.
         code: Identifies the error, for programs.
         kind: OpenAI's ``type``; default: by the status.
-        headers: Of the response.
+        headers: Headers of the response.
     """
 
     def __init__(

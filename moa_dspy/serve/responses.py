@@ -176,7 +176,7 @@ class ResponseWriter:
     """Writes one answer as a response, or as the events of its stream.
 
     Args:
-        body: Of the request, whose settings a response repeats.
+        body: Body of the request, whose settings a response repeats.
         call: The request as it was read.
     """
 

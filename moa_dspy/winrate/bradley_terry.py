@@ -104,7 +104,7 @@ def bradley_terry_from_wins(
 
     Args:
         wins: (n_systems, n_systems), finite, at least 0, with 0 on the diagonal.
-        names: Of the systems, in the order of the rows.
+        names: Names of the systems, in the order of the rows.
         prior_sd: Above 0; ``inf`` for no prior.
 
     Raises:

@@ -184,12 +184,12 @@ def length_controlled(
     Args:
         preferences: In [0, 1] per instruction, 1 where the model is preferred to the baseline;
             NaN where there is none. Such rows are left out of fit and prediction.
-        lengths: Of the model's responses, in characters; read only where there is a preference.
-        baseline_lengths: Of the baseline's responses.
+        lengths: Characters of the model's responses; read only where there is a preference.
+        baseline_lengths: Characters of the baseline's responses.
         difficulty: One number per instruction, finite, larger where models do better.
         gamed: Further judgements, by which the effect of length is estimated.
         c: Inverse strength of the penalty; None chooses it among ten by cross-validation.
-        seed: Of the solver's order of coordinates; affects the last digits only.
+        seed: Seed of the solver's order of coordinates; affects the last digits only.
         align: The difficulty of the k-th judged row where judgements are missing. "position": the
             k-th entry of ``difficulty``, which reproduces the leaderboard and its mistake;
             "instruction": that of its own instruction, which is right.

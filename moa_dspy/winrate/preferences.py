@@ -202,7 +202,7 @@ def consistency_p(
         shown_first: Preferences for one system when its response came first, in [0, 1].
         shown_second: When it came second, on the same examples.
         draws: Number of random pairings.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         MetricError: lengths differ, no example, or one outside [0, 1].

@@ -187,8 +187,8 @@ class CostVerdict:
             than the margin; ``not_shown``: neither is proven; ``not_cheaper``: it costs as much or
             more.
         estimate: Mean score of the system minus that of the single model.
-        interval: Of that difference; above ``-margin`` if and only if the test proves it.
-        p_value: Of the one-sided non-inferiority test; Holm-adjusted among several systems.
+        interval: Interval of that difference; above ``-margin`` if and only if the test proves it.
+        p_value: p-value of the one-sided non-inferiority test; Holm-adjusted among several systems.
         power: Chance that this many examples prove it of two equally good systems.
         n: Number of examples.
         n_more: Examples still needed for a power of 0.8; 0 unless ``kind`` is ``not_shown``.
@@ -232,8 +232,8 @@ def cost_verdict(
     Args:
         system: Scores in [0, 1] of the system, per example of the test rows.
         single: Scores of the best single model of all, whatever it costs, on the same examples.
-        costs: Of a question of the system, by ``usd``, ``calls``, ``seconds``; None is unknown.
-        single_costs: Of a question of the single model.
+        costs: Costs of a question of the system: ``usd``, ``calls``, ``seconds``; None is unknown.
+        single_costs: Costs of a question of the single model.
         val: As in ``verdict``.
         cost: Name of the cost that is compared.
         names: Names of the two in the text.
@@ -277,8 +277,8 @@ def cost_verdicts(
     Args:
         systems: Scores per example, by name.
         single: Scores of the best single model.
-        costs: Of a question, by name of the system.
-        single_costs: Of a question of the single model.
+        costs: Costs of a question, by name of the system.
+        single_costs: Costs of a question of the single model.
         cost: Name of the cost that is compared.
         single_name: Name of the single model in the text.
         alpha: Level for all of them together.

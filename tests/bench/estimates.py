@@ -2,7 +2,7 @@
 
     python tests/bench/estimates.py [--studies 20] [--seed 0] [--json]
     python tests/bench/estimates.py --family NAME,NAME [--studies 2] [--seed 0] [--json]
-    python tests/bench/estimates.py --live [--json]
+    python tests/bench/estimates.py --live [--studies 3] [--json]
 
 Each study is made up by its seed: agents of other accuracies, lengths of answers and prices,
 widths, depths, combiners, sizes, prompts to tune. Nothing is asked over the network. Printed are
@@ -14,9 +14,10 @@ With `--family` studies are of kinds that the generator above does not make (see
 find what is right, or are worse; large pools, copies, a dominant agent, agents that fail, samples,
 graded scores, three layers, a cost among the objectives, other numbers of rows and trials.
 
-With `--live` three small studies ask models on this machine, one thread each: SmolLM2, and Qwen
-where MOA_QWEN_05B names its weights. Expected is what `check --probe` says before, and what the
-study says of its single agents; seconds are compared too. It takes some minutes of one core.
+With `--live` small studies ask models on this machine, one thread each: SmolLM2, and Qwen where
+MOA_QWEN_05B names its weights. Three are given, and more are drawn by their numbers: other agents,
+combiners, rows, sizes and trials. Expected is what `check --probe` says before, and what the study
+says of its single agents; seconds are compared too. A study takes some minutes of one core.
 """
 
 from __future__ import annotations
@@ -339,11 +340,43 @@ LIVE: Final[tuple[dict[str, Any], ...]] = (
     },
 )
 """Studies of the questions of `optimize/quickstart.toml`: agents as (model, temperature)."""
+LIVE_AGENTS: Final = {
+    "smol": (SMOL, 0.0),
+    "smol-warm": (SMOL, 0.7),
+    "qwen": (QWEN, 0.0),
+    "qwen-warm": (QWEN, 0.7),
+}
 TASKS: Final = Path(__file__).parents[2] / "data" / "quickstart" / "tasks.jsonl"
 
 
-def study_text(live: dict[str, Any]) -> str:
-    """Return the study file of a live study; prices are nominal."""
+def drawn_live(number: int) -> dict[str, Any]:
+    """Return the live study of a number, drawn with the number as a seed."""
+    rng = random.Random(f"live-{number}")
+    names = rng.sample(list(LIVE_AGENTS), rng.randint(2, 4))
+    return {
+        "name": f"drawn-{number}",
+        "agents": {name: LIVE_AGENTS[name] for name in names},
+        "combines": list(rng.choice(COMBINES)),
+        "depth": rng.randint(1, 2),
+        "rows": {"train": 4, "val": rng.choice((12, 16, 24)), "test": rng.choice((8, 12))},
+        "n_trials": rng.choice((6, 8, 12)),
+        "first": rng.randrange(100),
+    }
+
+
+def live_tasks(live: dict[str, Any], folder: Path) -> Path:
+    """Write the tasks of a live study, each split from its first row on, and return their path."""
+    path = folder / f"{live['name']}.jsonl"
+    lines = TASKS.read_text("utf-8").splitlines()
+    by_split = [[x for x in lines if json.loads(x)["split"] == name] for name in live["rows"]]
+    first = live.get("first", 0)
+    turned = (line for split in by_split for line in (*split[first:], *split[:first]))
+    path.write_text("\n".join(turned) + "\n", "utf-8")
+    return path
+
+
+def study_text(live: dict[str, Any], tasks: Path) -> str:
+    """Return the study file of a live study of these tasks; prices are nominal."""
     agents = []
     for name, ((model, variable), temperature) in live["agents"].items():
         weights = f'weights = "${{{variable}}}"\nsha256 = "{QWEN_SUM}"\n' if variable else ""
@@ -363,13 +396,13 @@ adapter = "plain"
 metric = "answer_match"
 normalise = "answer"
 [data]
-path = "{TASKS}"
+path = "{tasks}"
 inputs = ["question"]
 split_column = "split"
 limit = {{ {limits} }}
 [space]
 combines = {json.dumps(live["combines"])}
-max_depth = 1
+max_depth = {live.get("depth", 1)}
 max_width = 3
 [search]
 n_trials = {live["n_trials"]}
@@ -380,7 +413,7 @@ num_threads = 2
 def live_study(live: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Check a study with a probe, run it, and return what was expected and what it took."""
     path = folder / f"{live['name']}.toml"
-    path.write_text(study_text(live), "utf-8")
+    path.write_text(study_text(live, live_tasks(live, folder)), "utf-8")
     checked = check_before(PreparedStudy.read(path), asks=True)
     result = run_study(path, out=folder / live["name"])
     calls = list(CallStore(folder / live["name"] / "calls.sqlite"))
@@ -407,10 +440,11 @@ def live_study(live: dict[str, Any], folder: Path) -> dict[str, Any]:
     return found
 
 
-def live_studies() -> Iterator[dict[str, Any]]:
-    """Yield what each live study took."""
+def live_studies(n: int) -> Iterator[dict[str, Any]]:
+    """Yield what each of the first ``n`` live studies took."""
+    drawn = (drawn_live(number) for number in range(len(LIVE), n))
     with tempfile.TemporaryDirectory() as folder:
-        for live in LIVE:
+        for live in (*LIVE[:n], *drawn):
             yield live_study(live, Path(folder))
 
 
@@ -423,14 +457,14 @@ def is_held(row: dict[str, Any], name: str, place: int) -> bool:
 def main() -> None:
     """Run the studies and print their ratios."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--studies", type=int, default=20)
+    parser.add_argument("--studies", type=int, help="20, or 3 with --live")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--family", default="", help=f"all, or some of {', '.join(FAMILIES)}")
     parser.add_argument("--live", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     if asked.live:
-        for live_row in live_studies():
+        for live_row in live_studies(len(LIVE) if asked.studies is None else asked.studies):
             print(json.dumps(live_row), flush=True)
         return
     found, named = list[dict[str, Any]](), asked.family.split(",")
@@ -438,7 +472,7 @@ def main() -> None:
     runs: list[Callable[[int], dict[str, Any]]] = [
         partial(family_study, family) for family in families
     ]
-    seeds = range(asked.seed, asked.seed + asked.studies)
+    seeds = range(asked.seed, asked.seed + (20 if asked.studies is None else asked.studies))
     for run, seed in product(runs or [study], seeds):
         found.append(run(seed))
         if not asked.json:

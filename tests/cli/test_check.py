@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from moa_dspy.optimize.study import PreparedStudy
+
 Run = Callable[..., Result]
 
 
@@ -128,6 +130,47 @@ def test_a_module_beside_the_study_needs_no_path(run: Run, folder: Path) -> None
     # Each study has its own, though both modules have one name.
     assert read_study(folder / "one" / "study.toml").make_metric()(None, None) == 0.25
     assert read_study(folder / "two" / "study.toml").make_metric()(None, None) == 0.5
+
+
+MODULE_BESIDE = """
+from dspy.teleprompt import LabeledFewShot
+
+class Judge:
+    def compare(self, example, candidate, reference):
+        raise NotImplementedError
+
+def diversity(responses, /):
+    return 0.5
+
+class Optimizer(LabeledFewShot):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "part"),
+    [
+        ("search", 'diversity = "module_beside:diversity"', "code"),
+        ("prompts", 'optimizer = "module_beside:Optimizer"', "code"),
+        ("judge", 'kind = "module_beside:Judge"\npicks = "metric"', "judge"),
+    ],
+)
+def test_whatever_a_study_names_may_be_in_a_module_beside_it(
+    run: Run, folder: Path, table: str, key: str, part: str
+) -> None:
+    study, module = folder / "study.toml", folder / "module_beside.py"
+    module.write_text(MODULE_BESIDE, "utf-8")
+    if table == "search":
+        change(folder, ("[search]", f"[search]\n{key}"))
+    else:
+        change(folder, ("[space]", f"[{table}]\n{key}\n[space]"))
+    checked = run("check", "study.toml")
+    assert checked.exit_code == 0, checked.stderr
+    first = PreparedStudy.read(study).digests
+    # With another text it may do something else, so the study is another one.
+    module.write_text(MODULE_BESIDE + "\n# changed\n", "utf-8")
+    second = PreparedStudy.read(study).digests
+    assert {name for name in first if first[name] != second[name]} == {part}
 
 
 def on_a_terminal(folder: Path, *arguments: str, answer: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""What every diversity metric promises; a new entry in METRICS is picked up by itself."""
+"""What every diversity metric promises; a new entry in DIVERSITY_METRICS is picked up by itself."""
 
 from __future__ import annotations
 

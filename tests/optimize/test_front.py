@@ -57,12 +57,13 @@ def test_of_two_points_the_better_one_is_the_knee() -> None:
     assert knee(found, BOTH) == found[0] == FOUR[1]
 
 
-def test_diversity_counts_only_with_a_weight() -> None:
+def test_diversity_counts_only_in_the_score() -> None:
     plain, varied = (replace(r, diversity=d) for r, d in zip(FOUR[1:3], (0.1, 0.9), strict=True))
     worse = replace(varied, architecture="w", win_rate=0.6, usd=8.0)
     for_diversity = ("win_rate", "diversity", "usd")
     assert texts(front([plain, worse], for_diversity)) == ["m1"]
-    assert texts(front([plain, worse], for_diversity, diversity_weight=0.1)) == ["m1", "w"]
+    weighed = {r.architecture: r.win_rate + 0.2 * r.diversity for r in (plain, worse)}
+    assert texts(front([plain, worse], for_diversity, shrunk=weighed)) == ["w", "m1"]
     assert front([plain, worse], ("win_rate", "diversity")) == ()
 
 

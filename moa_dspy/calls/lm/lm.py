@@ -161,6 +161,7 @@ class Adopted:
     """Model, endpoint and settings of an LM that was adopted; keys are in memory only.
 
     Attributes:
+        lm: The caller's LM, which sends the requests.
         endpoint: URL of the endpoint; None is that of the vendor.
         client: ``litellm`` if the LM sends its requests through LiteLLM.
         routing: Digest of other settings that choose the model or its host; mostly empty.

@@ -152,11 +152,11 @@ class OptimizerParts:
     """The parts from which an optimizer is made; its metric is set when it tunes.
 
     Attributes:
-        options: Of the study: how many prompts and demos, and which texts.
+        options: Options of the study: how many prompts and demos, and which texts.
         pool: Has the agent that writes prompts.
         n_rows: Rows that it tunes on.
         num_threads: Rows asked at the same time.
-        seed: Of its choices.
+        seed: Seed of its choices.
     """
 
     options: PromptOptions

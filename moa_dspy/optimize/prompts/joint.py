@@ -65,7 +65,7 @@ def with_prompts(
     """Return the options with the prompts as a choice of their space, and the prompts.
 
     Args:
-        options: Of the search.
+        options: Options of the search.
         program: To be searched.
         rows: Train rows, which share nothing with val and test.
 
@@ -103,11 +103,11 @@ class JointSearch:
     mixtures and rounds. While it tunes, only the aggregator and the writer are asked.
 
     Args:
-        evaluator: Of the search: gives student, metric and threads.
+        evaluator: Evaluator of the search: gives student, metric and threads.
         options: None searches no prompts.
         registry: Takes new prompts as long as it has room.
         rows: Train rows.
-        seed: Of everything random.
+        seed: Seed of everything random.
         n_tuned: Rounds in which prompts were tuned.
         n_tried: Mixtures with a prompt other than the aggregator's own that were measured.
         verdict: On the prompt of the pick; None before, or where it has none.
@@ -145,7 +145,7 @@ class JointSearch:
         on ``part`` is that of the next composing.
 
         Args:
-            records: Of the search; those stopped early do not count.
+            records: Records of the search; those stopped early do not count.
             number: From 1 on.
 
         Raises:
@@ -202,7 +202,7 @@ class JointSearch:
 
         Args:
             picked: The search's choice.
-            rows: Of val.
+            rows: Rows of val.
             min_gain: Smallest gain worth having, for the number of rows that are missing.
         """
         if picked.prompt is None:

@@ -71,7 +71,7 @@ def optimize_aggregator(
         alpha: Level of the test.
         min_gain: Smallest gain worth having, for the number of rows that are missing.
         num_threads: Rows measured at the same time, outside of the optimizer.
-        seed: Of the split of train rows, and of an optimizer without a seed.
+        seed: Seed of the split of train rows, and of an optimizer without a seed.
 
     Raises:
         StudyError: Before any call, if an option, the metric or the optimizer does not fit,

@@ -184,7 +184,7 @@ class TuningEffort:
     Attributes:
         mixtures: Whose prompt is tuned, over all rounds.
         rows: Train rows, each with references of every mixture.
-        answers_per_row: Of the aggregator of a mixture.
+        answers_per_row: Answers per row of the aggregator of a mixture.
         written: Prompts that are written for a mixture.
         writer: The agent that writes them; None is a model outside of the pool.
     """

@@ -62,7 +62,7 @@ class PromptComparison:
     Attributes:
         n: Number of rows.
         before: Mean score of the incumbent with a 95 % interval.
-        after: Of the new prompt.
+        after: The same of the new prompt.
         difference: Paired interval of mean(after - before).
         p_value: One-sided, for after > before.
         n_more: Further rows that are needed to see the gain; 0 if the question is decided.
@@ -85,7 +85,7 @@ class PromptComparison:
 
         Args:
             before: Scores of the incumbent in [0, 1].
-            after: Of the new prompt on the same rows.
+            after: Scores of the new prompt on the same rows.
             alpha: Level of the one-sided paired test.
             min_gain: Smallest gain worth having, for the number of rows that are missing.
         """
@@ -180,7 +180,7 @@ class PromptTuning:
         cache: Answers of all agents that are asked here; its table counts the calls by stage.
         num_threads: Rows measured at the same time, outside of the optimizer.
         share: Part of the train rows that an optimizer scores by, if it uses separate rows.
-        seed: Of the choice of these rows, and of an optimizer without a seed.
+        seed: Seed of the choice of these rows, and of an optimizer without a seed.
     """
 
     target: Target

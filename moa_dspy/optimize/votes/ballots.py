@@ -201,7 +201,7 @@ def stopped_scores(
     Args:
         codes: (members, columns), in the order of asking; -1 is no answer.
         scores: (members, columns).
-        weights: Of the members.
+        weights: Weights of the members.
         first: Places of the members, best first, in the order in which groups are formed.
         stops: The rules.
     """

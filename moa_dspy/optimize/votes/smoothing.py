@@ -248,8 +248,8 @@ def smooth(
 
     Args:
         ballots: The answers of every agent alone.
-        widths: Of the votes; a pair is the smallest and the largest. Greater widths than there
-            are agents in the shortlist are no error.
+        widths: Widths of the votes; a pair is the smallest and the largest. Greater widths than
+            there are agents in the shortlist are no error.
         seed: The same ballots, order and seed give the same numbers.
         admits: Whether a layer, best agent first, may vote. Each agent of the shortlist alone is
             always included.
@@ -389,7 +389,7 @@ def drawn_answers(sampler: AnswerSampler, n: int, *, seed: int, columns: int) ->
     """Return at least ``columns`` columns of redrawn answers, those of a row side by side.
 
     Args:
-        sampler: Of ``n`` rows.
+        sampler: Sampler of ``n`` rows.
         n: Number of rows.
         seed: The same seed draws the same answers.
         columns: Rounded up to a multiple of ``n``.

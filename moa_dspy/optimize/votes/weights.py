@@ -199,7 +199,7 @@ def cross_fit(
     Args:
         ballots: The answers of every agent alone.
         widths: Fewest and most members of a vote with equal weights.
-        seed: Of partitions and redrawing.
+        seed: Seed of partitions and redrawing.
         admits: Whether these members may vote with equal weights; a single one answers alone.
         admits_weighted: Whether they may vote with weights, in any number; None allows none.
         columns: Redrawn questions of a partition.
@@ -375,11 +375,11 @@ def stop_early(
 
     Args:
         ballots: The answers of every agent alone.
-        members: Of the vote, in the order in which it reads them. The first decides ties and is
-            asked first, then the heavier ones.
+        members: Members of the vote, in the order in which it reads them. The first decides ties
+            and is asked first, then the heavier ones.
         stops: The rules.
-        weights: Of members that do not count 1.
-        seed: Of the redrawing.
+        weights: Weights of members that do not count 1.
+        seed: Seed of the redrawing.
         columns: Redrawn questions.
     """
     ranked = ballots.ranked()

@@ -98,7 +98,7 @@ def test_early_facts_are_four_plain_lines() -> None:
         "14.5 % of the questions are missed by it and solved by another, the most that choosing "
         "can add.",
         "The whole study takes about 12,345 calls, about 0.50 usd, about 3 min 12 s. "
-        "The budget ends it earlier: 0.20 usd are reached after about 40 % of it.",
+        "Its budget of 0.20 usd is enough for about 40 % of it.",
     ]
 
 

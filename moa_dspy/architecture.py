@@ -1,7 +1,6 @@
 """Architectures as plain data (the agent in each seat), and their text notation.
 
-This module calls no model and imports neither DSPy nor Optuna, so an architecture can be compared,
-hashed, printed, stored in a trial and rebuilt later.
+They import neither DSPy nor Optuna: they can be hashed, stored in a trial and rebuilt later.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ class Architecture:
         combine: One of ``COMBINES``.
         order: Order in which the last step reads the last layer and ties of a vote are decided:
             these agents first, then the others in the layer's order. Stored in its shortest form.
-        prompt: Name of the aggregator's prompt from a search; None is the seat's own. A mixture
-            does not look it up.
+        prompt: Name of the aggregator's prompt, of this library or a search; None is its own.
         weights: For ``vote``: weight of each answer by the agent's name, to four significant
             digits; agents that are not named have weight 1. Weights of 1, and weights that are
             equal for all members, are left out: that is the plain vote.
@@ -258,10 +256,7 @@ class Architecture:
     def reading(self) -> tuple[int, ...]:
         """Seats of the last layer in the order in which the last step reads them."""
         layer = self.layers[-1] if self.layers else ()
-        if not self.order:
-            return tuple(range(len(layer)))
-        rank = {name: place for place, name in enumerate(self.order)}
-        return tuple(sorted(range(len(layer)), key=lambda seat: rank.get(layer[seat], len(rank))))
+        return tuple(_read(layer, self.order) if self.order else range(len(layer)))
 
     @property
     def integer_weights(self) -> dict[str, int]:
@@ -325,7 +320,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _rounded(weight: float) -> float:
-    return float(f"{weight:.4g}")
+    return float(f"{weight:.4g}") if weight < 1e300 else math.inf  # no float may hold it
 
 
 def _canonical_weights(
@@ -339,20 +334,21 @@ def _canonical_weights(
 
 
 def _shortest(order: tuple[str, ...], *layers: Sequence[str]) -> tuple[str, ...]:
-    """Drop names at the end of ``order`` that would be there anyway, in all ``layers``."""
-
-    def read(named: tuple[str, ...], layer: Sequence[str]) -> list[str]:
-        return [*named, *(name for name in dict.fromkeys(layer) if name not in named)]
-
+    """Drop names at the end of ``order`` that change no reading of the ``layers``."""
     for n in range(len(order)):
-        if all(read(order[:n], layer) == read(order, layer) for layer in layers):
+        if all(_read(layer, order[:n]) == _read(layer, order) for layer in layers):
             return order[:n]
     return order
 
 
+def _read(layer: Sequence[str], order: Sequence[str]) -> list[int]:
+    """Return the seats of a layer: first those of the agents in ``order``, then the others."""
+    rank = {name: place for place, name in enumerate(order)}
+    return sorted(range(len(layer)), key=lambda seat: rank.get(layer[seat], len(rank)))
+
+
 _LAST = re.compile(rf"({'|'.join(COMBINES)})(?:\(([^>+*()]+)\))?")
-_BETWEEN_OPTIONS = re.compile(r";\s+")
-"""A name may contain a semicolon, but no space."""
+_BETWEEN_OPTIONS = re.compile(r";\s+(?=\w+=)")  # a name may contain a semicolon, but no space
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,13 +391,15 @@ def _read_last(combine: str, inside: str | None) -> LastStep:
                 "prompt=NAME, weights=NAME:NUMBER NAME:NUMBER, agree=NUMBER, analyst=NAME and "
                 "lead=NUMBER."
             )
+        if key in options:
+            raise ArchitectureError(f"The option {key!r} of the last step is given twice.")
         options[key] = _READ.get(key, str)(value)
     return LastStep(combine, aggregator.strip() or None, options)
 
 
 def _read_number(text: str) -> float | str:
     try:
-        return int(text) if text.strip().isdecimal() else float(text)
+        return int(text) if text.strip().isdecimal() and float(text) < 1e300 else float(text)
     except ValueError:
         return text  # not a number; the check of the value reports it
 
@@ -427,8 +425,10 @@ def _read_layer(text: str) -> tuple[str, ...]:
     names: list[str] = []
     for part in text.split("+"):
         name, star, count = part.strip().partition("*")
-        if star and not (count.strip().isdecimal() and int(count) > 0):
-            raise ArchitectureError(f"{part.strip()!r} must read NAME or NAME*COUNT.")
+        if star and not (re.fullmatch(r"\s*\d{1,4}\s*", count) and int(count) > 0):
+            raise ArchitectureError(
+                f"{part.strip()[:40]!r} must read NAME or NAME*COUNT (1 to 9999)."
+            )
         names += [name.strip()] * (int(count) if star else 1)
     return tuple(names)
 

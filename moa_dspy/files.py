@@ -178,7 +178,7 @@ def check_kinds(
     """
     for name, (kind, expected) in kinds.items():
         value = getattr(options, name)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             shown = shown_value(value, longest=LONGEST_SHOWN if shows else 0)
             raise error(f"{before}{name}` must be {expected}, but got {shown}.")
 

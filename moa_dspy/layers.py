@@ -352,3 +352,12 @@ def from_parts(
             lms[names[id(lm)]] = lm
     named = tuple(tuple(names[id(lm)] for lm in layer) for layer in layers)
     return Architecture(named, names[id(aggregator)]), lms
+
+
+def is_for_plain_chat(signature: Any, module: Any, pool: Mapping[str, Any]) -> bool:
+    """Return whether plain chat is the default, as small models often break DSPy's formats."""
+    outputs = list(signature.output_fields.values())
+    is_text = len(outputs) == 1 and outputs[0].annotation is str
+    is_plain = module is dspy.Predict or getattr(module, "is_plain", False)
+    is_default = dspy.settings.adapter is None and is_plain
+    return is_text and is_default and all(pool[name].is_local for name in pool)

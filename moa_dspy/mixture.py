@@ -22,6 +22,7 @@ from moa_dspy.layers import (
     all_predictors,
     former_seats,
     from_parts,
+    is_for_plain_chat,
     mark_seats,
     seated,
 )
@@ -31,8 +32,15 @@ from moa_dspy.prediction import Answer, MixturePrediction
 from moa_dspy.program_file import is_dspy_state, load_program, restore_program
 from moa_dspy.program_file import save_program as write_program
 from moa_dspy.references import ReferenceLimits
-from moa_dspy.seats import Seats, without_lms
-from moa_dspy.signatures import FUSE, analyst, ranker, usable_signature, with_references
+from moa_dspy.seats import Seats, own_arguments, without_lms
+from moa_dspy.signatures import (
+    FUSE,
+    analyst,
+    prompt_named,
+    ranker,
+    usable_signature,
+    with_references,
+)
 from moa_dspy.telemetry import mixture_span
 
 
@@ -70,12 +78,14 @@ class PlannedModule(dspy.Module):
     def __call__(self, *values: Any, **inputs: Any) -> Any:
         """Answer; an unnamed input raises ``ArchitectureError`` before any model is called."""
         self._check_named(values)
-        return super().__call__(**inputs)
+        with own_arguments(inputs) as own:
+            return super().__call__(**own)
 
     async def acall(self, *values: Any, **inputs: Any) -> Any:
         """Answer, in a coroutine."""
         self._check_named(values)
-        return await super().acall(**inputs)
+        with own_arguments(inputs) as own:
+            return await super().acall(**own)
 
     def _check_named(self, values: tuple[Any, ...]) -> None:
         if values:
@@ -211,7 +221,7 @@ class MixtureOfAgents(PlannedModule):
         architecture = seated(architecture, pool, module)
         self.signature: Any = usable_signature(signature)
         limits = reference_limits or ReferenceLimits()
-        if adapter is None and _is_for_plain_chat(self.signature, module, pool):
+        if adapter is None and is_for_plain_chat(self.signature, module, pool):
             adapter = PlainChat()
         self.rules = Rules(adapter, normalise, quorum, deadline_seconds, limits, stop_early)
         self.architecture, self.pool, self._module = architecture, pool, module
@@ -328,7 +338,9 @@ class MixtureOfAgents(PlannedModule):
             return self._about_references(ranker)
         if self.architecture.combine == "fuse":
             return module(with_references(self.signature, prompt=FUSE))
-        return module(self._proposal(self.architecture.depth))
+        if (prompt := self.architecture.prompt) is None:
+            return module(self._proposal(self.architecture.depth))
+        return module(with_references(self.signature, prompt=prompt_named(prompt)))
 
     def _make_analyst(self) -> Any:
         return self._about_references(analyst) if self.architecture.combine == "fuse" else None
@@ -434,12 +446,3 @@ class MixtureOfAgents(PlannedModule):
     def quorum(self) -> int:
         """Fewest responses of a complete layer."""
         return self.rules.quorum
-
-
-def _is_for_plain_chat(signature: Any, module: Any, pool: Pool) -> bool:
-    """Return whether plain chat is the default, as small models often break DSPy's formats."""
-    outputs = list(signature.output_fields.values())
-    is_text = len(outputs) == 1 and outputs[0].annotation is str
-    is_plain = module is dspy.Predict or getattr(module, "is_plain", False)
-    is_default = dspy.settings.adapter is None and is_plain
-    return is_text and is_default and all(pool[name].is_local for name in pool)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import TIMEOUT_MAX
 from typing import Any, Final, TypeAlias
 
 import dspy
@@ -81,6 +82,7 @@ Plan: TypeAlias = Generator[list[Question], list[Response], Answer]
 _KINDS: Final[Kinds] = {
     "adapter": (dspy.Adapter | None, "an adapter such as dspy.JSONAdapter()"),
     "quorum": WHOLE,
+    "stop_early": (bool, "true or false"),
     "deadline_seconds": NUMBER_OR_NONE,
     "reference_limits": (ReferenceLimits, "ReferenceLimits, such as ReferenceLimits(total=4_000)"),
 }
@@ -120,8 +122,10 @@ class Rules:
         if self.quorum < 1:
             raise ArchitectureError(f"`quorum` must be at least 1, but got {self.quorum}.")
         late = self.deadline_seconds
-        if late is not None and not late > 0:
-            raise ArchitectureError(f"`deadline_seconds` must be positive, but got {late}.")
+        if late is not None and not 0 < late <= TIMEOUT_MAX:
+            raise ArchitectureError(
+                f"`deadline_seconds` must be positive, or None for no deadline, but got {late}."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -377,6 +377,23 @@ class Seat:
 
 def _late(question: Question) -> SeatAnswer:
     return straggler(question, question.deadline_seconds or 0.0), [], ()
+
+
+@contextmanager
+def own_arguments(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of a call without ``lm``, of which only the ``rollout_id`` counts.
+
+    Raises:
+        ArchitectureError: If a signature is among them, which every module would take as its own.
+    """
+    for name in ("signature", "new_signature"):
+        if name in inputs:
+            raise ArchitectureError(
+                f"`{name}` cannot be given to a mixture's call; make a mixture of that signature."
+            )
+    own = {name: value for name, value in inputs.items() if name != "lm"}
+    with dspy.context(lm=inputs["lm"]) if inputs.get("lm") is not None else nullcontext():
+        yield own
 
 
 def outside_lms(module: Any) -> list[Any]:

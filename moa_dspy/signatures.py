@@ -42,7 +42,22 @@ AGGREGATION_PROMPTS: Final[dict[str, str]] = {
         "Reply with the answer that is most likely right."
     ),
 }
-"""Aggregation prompts by name, for a search: the paper's, and that of this library."""
+"""Aggregation prompts by name, for a search: the paper's, and those of this library."""
+
+
+def prompt_named(name: str) -> str:
+    """Return the text of one of ``AGGREGATION_PROMPTS``.
+
+    Raises:
+        ArchitectureError: If it is not one of these, as is a prompt that a search has tuned.
+    """
+    if name not in AGGREGATION_PROMPTS:
+        raise ArchitectureError(
+            f"Unknown prompt {name!r}; known ones are {', '.join(AGGREGATION_PROMPTS)}. The text "
+            "of a prompt of a search is in the programs that this search returns."
+        )
+    return AGGREGATION_PROMPTS[name]
+
 
 REFERENCES_HEADING: Final = "Responses from models:"
 """The line above the references, as in the paper's prompt."""
@@ -177,6 +192,11 @@ def usable_signature(signature: Any) -> Any:
         raise ArchitectureError(
             "`signature` must be a DSPy signature or its text, such as 'question -> answer', but "
             f"got {shown}."
+        )
+    if not checked.output_fields:
+        raise ArchitectureError(
+            "`signature` must have an output, as 'question -> answer' has, but has only "
+            f"{', '.join(checked.input_fields) or 'no fields'}."
         )
     for name in (REFERENCES, FACTS):
         if name in checked.fields:

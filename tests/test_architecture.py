@@ -94,6 +94,27 @@ def test_an_order_counts_when_comparing_and_is_read_whatever_the_seats() -> None
     assert [first.layers[-1][seat] for seat in first.reading] == ["a", "z", "m"]
 
 
+def test_an_order_also_groups_the_samples_of_an_agent() -> None:
+    apart = Architecture.parse("a + c + a > synthesize(b; order=a)")
+    assert apart.reading == (0, 2, 1)
+    assert str(apart) == "a + c + a > synthesize(b; order=a)"
+    # With the samples beside each other it changes nothing.
+    assert Architecture.parse("a + a + c > synthesize(b; order=a)").order == ()
+
+
+def test_a_name_may_end_in_what_parts_the_options() -> None:
+    layer = ("b;", "c", "m;")
+    given = Architecture((layer,), "c", "vote", order=("m;", "b;"), lead=0.5)
+    assert str(given) == "b; + c + m; > vote(c; order=m;; lead=0.5)"
+    assert Architecture.parse(str(given)) == given
+
+
+def test_a_weight_that_no_float_holds_is_refused() -> None:
+    plain = Architecture.parse("a + b > vote(a; weights=a:2)").to_json()
+    with pytest.raises(ArchitectureError, match="must be positive and finite"):
+        Architecture.from_json(plain | {"weights": {"a": 10**400}})
+
+
 def test_order_of_layers_does_matter() -> None:
     assert Architecture.parse("a > b > vote") != Architecture.parse("b > a > vote")
 
@@ -230,6 +251,13 @@ def test_agents_are_everyone_who_sits_somewhere_once() -> None:
         ("a*x > vote", r"'a\*x' must read NAME or NAME\*COUNT"),
         ("a*-1 > vote", r"'a\*-1' must read NAME or NAME\*COUNT"),
         ("a* > vote", r"'a\*' must read NAME or NAME\*COUNT"),
+        ("a*9999999999999 > vote", r"'a\*9999999999999' must read NAME .* \(1 to 9999\)"),
+        (f"a*{'9' * 5000} > vote", r"'a\*9{38}' must read NAME or NAME\*COUNT"),
+        (
+            "a + b > vote(a; order=b; order=a)",
+            r"The option 'order' of the last step is given twice",
+        ),
+        (f"a + b > vote(a; weights=a:1{'0' * 400})", r"must be positive and finite, but got inf"),
         ("a + b > vote(c)", r"decides the ties of a vote: .* last layer \(a, b\), but got 'c'"),
         ("c > a > vote(c)", r"decides the ties of a vote: .* last layer \(a\), but got 'c'"),
         (

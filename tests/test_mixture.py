@@ -10,10 +10,11 @@ from dspy import lm15
 
 from moa_dspy.adapters import PlainChat
 from moa_dspy.calls import Budget, Calls, Ledger
-from moa_dspy.errors import BudgetReachedError, LayerFailedError
+from moa_dspy.errors import ArchitectureError, BudgetReachedError, LayerFailedError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Answer, Response
+from moa_dspy.signatures import AGGREGATION_PROMPTS
 from moa_dspy.testing import scripted_pool
 
 ECHO = {name: (lambda prompt, name=name: f"{name}<{prompt}>") for name in "abcd"}
@@ -88,9 +89,57 @@ def test_another_prompt_is_another_computation() -> None:
         plan.close()
         return [question.node for question in (*questions, *found)]
 
-    plain, named = nodes("a > synthesize(b)"), nodes("a > synthesize(b; prompt=p)")
+    plain, named = nodes("a > synthesize(b)"), nodes("a > synthesize(b; prompt=own_first)")
     assert plain[0] == named[0]
     assert plain[1] != named[1]
+
+
+def test_a_prompt_of_the_library_is_used_by_its_name_and_another_is_refused() -> None:
+    pool = scripted_pool(ECHO)
+    named = mixture(pool, "a > synthesize(b; prompt=own_first)")
+    assert named.aggregator.signature.instructions.startswith(AGGREGATION_PROMPTS["own_first"])
+    with pytest.raises(ArchitectureError, match="Unknown prompt 'mine'; known ones are paper,"):
+        mixture(pool, "a > synthesize(b; prompt=mine)")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_lm_in_the_call_replaces_no_agent(is_async: bool) -> None:
+    other = scripted_pool({"z": "other"})
+    pool = scripted_pool({"a": "1", "b": "2", "c": "3"}, temperature=0.7)
+    program = mixture(pool, "a + b > synthesize(c)")
+    lm = other.lm("z")
+    if is_async:
+        answer = asyncio.run(program.acall(question="q", lm=lm)).mixture
+    else:
+        answer = program(question="q", lm=lm).mixture
+    assert [r.text for r in answer.responses] == ["1", "2", "3"]
+    assert (pool.calls.ledger.spending.made, other.calls.ledger.spending.made) == (3, 0)
+    again = lm.copy(rollout_id=7)
+    assert answer.calls == program(question="q", lm=again).mixture.calls
+    # Only its rollout counts: every sampled agent is asked anew.
+    assert pool.calls.ledger.spending.made == 6
+    with pytest.raises(ArchitectureError, match="`signature` cannot be given to a mixture's call"):
+        program(question="q", signature="a -> b")
+
+
+def test_a_signature_without_an_output_is_refused() -> None:
+    with pytest.raises(ArchitectureError, match=r"must have an output, .* but has only question"):
+        MixtureOfAgents("question ->", "a + b > vote(a)", pool=scripted_pool(ECHO))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deadline_seconds": float("inf")}, "must be positive, or None for no deadline.* inf"),
+        ({"deadline_seconds": 1e10}, "must be positive, or None for no deadline"),
+        ({"stop_early": "no"}, "`stop_early` must be true or false, but got 'no'"),
+    ],
+)
+def test_a_rule_that_cannot_be_followed_is_refused_at_once(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArchitectureError, match=message):
+        mixture(scripted_pool(ECHO), "a + b > vote(a)", **options)
 
 
 @pytest.mark.parametrize(

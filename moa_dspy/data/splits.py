@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, Final
@@ -116,6 +116,24 @@ class Splits:
 
     def __post_init__(self) -> None:
         check_disjoint({name: getattr(self, name) for name in _NAMES}, may_be_empty="train")
+
+    def check_inputs(self, names: Collection[str], *, of: str) -> None:
+        """Check that every row has these inputs; DSPy would only warn, and send empty ones.
+
+        Args:
+            names: Inputs that are needed.
+            of: What needs them, as the error begins.
+
+        Raises:
+            DataError: If a row lacks one.
+        """
+        for split in _NAMES:
+            for row in getattr(self, split):
+                if missing := [name for name in names if name not in row.inputs()]:
+                    raise DataError(
+                        f"{of} has the input {missing[0]!r}, but row {row.id!r} of {split} has "
+                        f"only {', '.join(sorted(row.inputs().keys()))}."
+                    )
 
     def limit(
         self, *, n_train: int | None = None, n_val: int | None = None, n_test: int | None = None

@@ -39,7 +39,7 @@ from moa_dspy.optimize.selection import (
 )
 from moa_dspy.optimize.several import program_evidence
 from moa_dspy.optimize.singles import SingleAgents
-from moa_dspy.optimize.space.programs import ProgramSpace, read_architecture
+from moa_dspy.optimize.space.programs import ProgramSpace
 from moa_dspy.optimize.surrogate.gp import Kernels, SurrogateModel, Traits
 from moa_dspy.optimize.votes.smoothing import PSEUDO_ROWS
 from moa_dspy.optimize.votes.weights import N_FOLDS, N_PARTITIONS, CrossFittedVotes
@@ -259,7 +259,7 @@ def _wider(interval: Interval) -> Interval:
 
 
 N_CANDIDATES: Final = 10
-"""Most programs in ``candidate_programs``."""
+"""Most programs in ``candidate_programs``, beside that of the pick."""
 
 
 def recommended_of(
@@ -424,7 +424,10 @@ def _record(arch: Architecture, evaluator: Evaluator, builder: EvidenceBuilder) 
 
 
 def make_program(
-    evaluator: Evaluator, recommended: Architecture, records: Mapping[Architecture, TrialRecord]
+    evaluator: Evaluator,
+    recommended: Architecture,
+    picked: Architecture,
+    records: Mapping[Architecture, TrialRecord],
 ) -> Any:
     """Return the recommended program with the attributes that DSPy's optimizers set.
 
@@ -434,12 +437,11 @@ def make_program(
     program: Any = student.with_architecture(recommended)
     program.score = records[recommended].score
     program.trial_logs = list(records.values())
-    program.candidate_programs = _candidates(student, program.trial_logs)
+    whole = [record for record in records.items() if not record[1].is_stopped_early]
+    best = dict(sorted(whole, key=lambda one: (-one[1].score, one[1].calls))[:N_CANDIDATES])
+    best.setdefault(picked, records[picked])
+    program.candidate_programs = [
+        {"score": record.score, "program": student.with_architecture(arch), "architecture": arch}
+        for arch, record in best.items()
+    ]
     return program
-
-
-def _candidates(student: Student, records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
-    whole = [record for record in records if not record.is_stopped_early]
-    ordered = sorted(whole, key=lambda record: (-record.score, record.calls))[:N_CANDIDATES]
-    copies = [student.with_architecture(read_architecture(trial.architecture)) for trial in ordered]
-    return [{"score": trial.score, "program": p} for trial, p in zip(ordered, copies, strict=True)]

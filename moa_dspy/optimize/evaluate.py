@@ -95,12 +95,13 @@ class Student:
 
     def mixture_with(self, architecture: Architecture) -> Any:
         """Return the mixture with the architecture; what it is decides a kind of student."""
-        mixture = self.mixture.with_architecture(architecture)
+        mixture = self.mixture.with_architecture(replace(architecture, prompt=None))
         if (name := architecture.prompt) is None:
             return mixture
         if self.registry is None:
             raise StudyError(f"Unknown prompt {name!r} of {architecture}: there are no prompts.")
         self.registry.put_into(mixture.aggregator, name)
+        mixture.architecture = architecture
         return mixture
 
     def replaced_by(self, module: dspy.Module) -> dict[int, Any]:

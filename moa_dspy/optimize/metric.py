@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 import dspy
@@ -112,10 +113,14 @@ def arity_of(function: Any, requirement: str, *, most: int) -> int:
     if not callable(function):
         raise StudyError(f"{requirement}, but got {shown_value(function)}.")
     name = getattr(function, "__name__", type(function).__name__)
-    if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+    # A module's arguments are those of its `forward`, as `__call__` takes any. DSPy warns of any
+    # access to an object's `forward`, but not to that of its class.
+    forward = getattr(type(function), "forward", None) if isinstance(function, dspy.Module) else None
+    called = function if forward is None else MethodType(forward, function)
+    if any(map(inspect.iscoroutinefunction, (called, type(called).__call__))):
         raise StudyError(f"{requirement}, but {name} is async, and nothing would await it.")
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(called)
     except ValueError:
         return 2  # a builtin without a signature
     fits: list[int] = []

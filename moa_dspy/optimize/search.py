@@ -52,6 +52,7 @@ from moa_dspy.optimize.selection import Choice, Limits
 from moa_dspy.optimize.several import (
     ProgramEvaluator,
     ProgramStudent,
+    check_rows,
     plural_facts,
     plural_verdicts,
     warn_of_dropped_prompts,
@@ -283,6 +284,7 @@ def run_search(
     ledger = options.make_ledger() if ledger is None else ledger
     started, before = time.monotonic(), ledger.spending
     program, options = _searchable(student, options)
+    check_rows(program, splits)
     options, judging = _with_judge(options, splits)
     options, registry = with_prompts(options, program, splits.train)
     evaluator = _evaluator(options, program, workers, node_cache, registry, judging)
@@ -312,7 +314,7 @@ def run_search(
     recommended = recommended_of(choice, compared, best)
     spent = ledger.spending.since(before, seconds=time.monotonic() - started)
     result = _result(loop, choice, compared, recommended, judging, fronts, held, early, spent)
-    program = make_program(evaluator, recommended, loop.trials.records)
+    program = make_program(evaluator, recommended, choice.picked, loop.trials.records)
     answers = study_answers(evaluator, splits.test, result, singles, options.diversity)
     return SearchOutcome(program, result, loop.trials.study, phases, answers)
 

@@ -17,16 +17,13 @@ import dspy
 
 from moa_dspy.aggregators import NORMALISERS, Vote, node_name
 from moa_dspy.architecture import Architecture
+from moa_dspy.data import Splits
 from moa_dspy.errors import ArchitectureError, StudyError
 from moa_dspy.files import imported_instance
 from moa_dspy.layers import all_predictors
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.early_facts import AgentCosts, EarlyFacts
-from moa_dspy.optimize.evaluate import (
-    Evaluator,
-    Student,
-    mixtures_of,
-)
+from moa_dspy.optimize.evaluate import Evaluator, Student, mixtures_of
 from moa_dspy.optimize.metric import Outcome
 from moa_dspy.optimize.nodes import MixtureStandIn, place_of
 from moa_dspy.optimize.options import SearchOptions
@@ -215,6 +212,18 @@ def with_program_space(options: SearchOptions, student: ProgramStudent) -> Searc
     # A path that cannot be written is found now.
     next(program_space.singles(), None)
     return replace(options, space=program_space)
+
+
+def check_rows(program: Any, splits: Splits) -> None:
+    """Check that the rows have the inputs of a mixture that is the whole program.
+
+    Raises:
+        DataError: If a row lacks one.
+    """
+    if isinstance(program, MixtureOfAgents):
+        fields: Mapping[str, Any] = program.signature.input_fields
+        needed = [name for name, field in fields.items() if field.is_required()]
+        splits.check_inputs(needed, of="The signature")
 
 
 def program_of(name: str, predictor: str, *, beside: Path | None, **rules: Any) -> Any:

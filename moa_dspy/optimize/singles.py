@@ -367,7 +367,10 @@ class SingleAgents:
         A member that is not asked costs nothing. The times of the waves add up, but never beyond
         the deadline.
         """
-        order = sorted(members, key=self.ranking.index)
+        seats = tuple(sorted(members))
+        vote = canonical_evidence(Architecture((seats,), None, "vote"), self.ranking)
+        read = [seats[seat] for seat in vote.reading]
+        order = sorted(read, key=lambda name: name != vote.aggregator)
         wave = np.zeros((len(order), len(self.outcomes[order[0]])), np.intp)
         if self.stops_early and self.ballots is not None:
             wave = waves_of(self.ballots.codes[[self.ballots.agents.index(n) for n in order]])

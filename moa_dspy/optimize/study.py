@@ -133,10 +133,10 @@ class PreparedStudy:
         options.make_judging(self.splits)
         if study.task.program is not None:
             _check_program_inputs(student, self.splits.val[0])
+        if is_asked_once:
+            self.splits.check_inputs(tuple(signature.input_fields), of="`task.signature`")
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
-            if is_asked_once:
-                _check_inputs(rows, tuple(signature.input_fields), split)
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
@@ -203,15 +203,6 @@ class PreparedStudy:
         if self.recorded is not None:
             return recorded_pool(self.recorded, calls=calls)
         return Pool(self.agents, calls=calls)
-
-
-def _check_inputs(rows: Any, fields: tuple[str, ...], split: str) -> None:
-    for row in rows:
-        if missing := [name for name in fields if name not in row.inputs()]:
-            raise DataError(
-                f"`task.signature` has the input {missing[0]!r}, but row {row.id!r} of {split} has "
-                f"only {', '.join(sorted(row.inputs().keys()))}."
-            )
 
 
 def _typed(splits: Splits, signature: Any, *, folder: Path) -> Splits:

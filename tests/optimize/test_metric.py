@@ -8,7 +8,7 @@ import dspy
 import pytest
 
 from moa_dspy.errors import BudgetReachedError, MetricError, StudyError
-from moa_dspy.optimize.metric import CheckedMetric, Outcome, own_seconds
+from moa_dspy.optimize.metric import CheckedMetric, Outcome, arity_of, own_seconds
 from moa_dspy.testing import scripted_pool
 
 ROW = dspy.Example(id="7", question="2 + 2?").with_inputs("question")
@@ -30,6 +30,19 @@ def test_it_is_given_as_many_arguments_as_it_takes(arity: int) -> None:
     }
     assert CheckedMetric.of(metrics[arity]).score(ROW, ANSWER, "trace", "name", "its trace") == 1.0
     assert given == [arity]
+
+
+class ModuleMetric(dspy.Module):
+    """A metric as DSPy's own are, such as SemanticF1."""
+
+    def forward(self, example: Any, pred: Any, trace: Any = None) -> float:
+        return float(pred.answer == "4")
+
+
+def test_a_module_is_given_as_many_arguments_as_its_forward_takes() -> None:
+    assert arity_of(ModuleMetric(), "`metric` must be a function", most=5) == 3
+    assert arity_of(dspy.evaluate.SemanticF1(), "`metric` must be a function", most=5) == 3
+    assert CheckedMetric.of(ModuleMetric()).score(ROW, ANSWER) == 1.0
 
 
 def test_its_value_is_kept_whole_and_its_score_is_a_number() -> None:

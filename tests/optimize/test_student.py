@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from moa_dspy.adapters import PlainChat
-from moa_dspy.errors import StudyError
+from moa_dspy.errors import DataError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace
 from moa_dspy.optimize.evaluate import Student, mixtures_of
@@ -53,6 +53,16 @@ def test_the_result_of_a_search_is_open_to_prompt_optimizers(pool: Pool, rows: M
             compiled = optimizer.compile(program, trainset=rows("train", 3))
         seats = Student.of(compiled).mixture.predictors()
         assert [len(seat.demos) for seat in seats] == [3] * len(seats) != []
+
+
+def test_rows_without_an_input_of_the_mixture_are_refused_before_any_call(pool: Pool) -> None:
+    given = [dspy.Example(text=f"new {i}", answer=str(i)).with_inputs("text") for i in range(30)]
+    splits = {"trainset": [], "valset": given[:10], "testset": given[10:]}
+    mixture = outer(pool).steps[0]
+    for student in (mixture, dspy.Predict("question -> answer")):
+        with pytest.raises(DataError, match=r"has the input 'question', but row .* has only text"):
+            ModelSearch(exact, pool).compile(student, **splits)
+    assert pool.calls.ledger.spending.made == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
 from moa_dspy.data.splits import make_splits
-from moa_dspy.errors import DataError, MoaError, PoolError, StudyError
+from moa_dspy.errors import ArchitectureError, DataError, MoaError, PoolError, StudyError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import ModelSearch, SearchSpace
 from moa_dspy.optimize.prompts import PromptOptions
@@ -91,8 +91,16 @@ def test_where_no_prompt_is_better_the_own_stays_and_the_result_says_so() -> Non
 def test_prompts_on_offer_are_a_choice_and_need_no_train_rows() -> None:
     world = make_world()
     found = search(world, prompts=PromptOptions(texts={"careful": "Read CAREFULLY."}))
-    found.compile(mixture(world), **{**SPLITS, "trainset": []})
+    program = found.compile(mixture(world), **{**SPLITS, "trainset": []})
     assert found.result.pick.prompt == "careful"
+    (picked,) = [
+        one["program"]
+        for one in program.candidate_programs
+        if one["architecture"] == found.result.pick
+    ]
+    assert "CAREFULLY" in picked.aggregator.signature.instructions
+    with pytest.raises(ArchitectureError, match="Unknown prompt 'careful'"):
+        program.with_architecture(found.result.pick)
     assert {trial.origin for trial in found.result.trials} >= {"single", "model"}
     assert found.result.prompts[0]["accepted"] is True
 

@@ -115,7 +115,8 @@ def arity_of(function: Any, requirement: str, *, most: int) -> int:
     name = getattr(function, "__name__", type(function).__name__)
     # A module's arguments are those of its `forward`, as `__call__` takes any. DSPy warns of any
     # access to an object's `forward`, but not to that of its class.
-    forward = getattr(type(function), "forward", None) if isinstance(function, dspy.Module) else None
+    kind = type(function) if isinstance(function, dspy.Module) else object
+    forward = getattr(kind, "forward", None)
     called = function if forward is None else MethodType(forward, function)
     if any(map(inspect.iscoroutinefunction, (called, type(called).__call__))):
         raise StudyError(f"{requirement}, but {name} is async, and nothing would await it.")

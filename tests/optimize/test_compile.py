@@ -55,7 +55,7 @@ def test_prompts_of_the_student_that_the_search_drops_are_named(
     tuned.aggregator.demos = rows_of(2)
     search = ModelSearch(exact, pool, budget=Budget(calls=1))
     for given, n_warnings in ((tuned, 1), (student(pool), 1)):
-        with pytest.raises(MoaError):
+        with pytest.raises(MoaError, match="budget"):
             search.compile(given, trainset=[], valset=rows_of(2), testset=rows_of(4)[2:])
         assert caplog.text.count("that `student` has in aggregator are not used") == n_warnings
 

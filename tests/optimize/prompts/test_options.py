@@ -108,7 +108,9 @@ def test_an_optimizer_by_name_takes_any_metric() -> None:
     # GEPA takes metrics of five arguments only; it is given one that calls the user's.
     world, options = make_world(), PromptOptions(optimizer="gepa", proposer_agent="d")
     search = ModelSearch(lambda row, said: 1.0, world.pool, prompts=options)
-    with_prompts(search.options, mixture(world), TRAIN)
+    _, registry = with_prompts(search.options, mixture(world), TRAIN)
+    assert registry is not None
+    assert [name for name in registry.names if name.startswith("tuned")] != []
 
 
 def from_table(**table: Any) -> PromptOptions:

@@ -80,10 +80,11 @@ def make_examples(
 
     `source` is the name of the table in errors.
     """
-    names = dict(columns or {})
-    records = [(where, _renamed(row, names)) for where, row in rows]
-    if not records:
+    names, raw = dict(columns or {}), list(rows)
+    if not raw:
         raise DataError(f"{source} has no rows.")
+    _check_columns(raw, source, names)
+    records = [(where, _renamed(row, names)) for where, row in raw]
     if outputs is None:
         outputs = [_GOLD] if any(_GOLD in row for _, row in records) else []
     needed = {*inputs, *names, *outputs} | ({"id"} & set(records[0][1]))
@@ -110,8 +111,20 @@ def _ids(records: Sequence[Record], source: str) -> list[str]:
     return list(places)
 
 
+def _check_columns(records: Sequence[Record], source: str, names: Mapping[str, str]) -> None:
+    """Check that each column that has another name is in at least one row."""
+    present = dict.fromkeys(str(column) for _, row in records for column in row)
+    for field, column in names.items():
+        if column not in present:
+            raise DataError(
+                f"{source}: no field {field!r}, as there is no column {column!r}, which `columns` "
+                f"names; there are {', '.join(present)}."
+            )
+
+
 def _renamed(row: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    taken = {column for column in names.values() if column in row}
+    # A row without the column has no value in the field, even if it has a column of that name.
+    taken = {*names, *names.values()}
     rest = {column: value for column, value in row.items() if column not in taken}
     return rest | {field: row[column] for field, column in names.items() if column in row}
 

@@ -149,9 +149,30 @@ def test_a_broken_csv_is_told_in_one_line(tmp_path: Path, content: str, message:
 
 
 def test_a_missing_column_is_named_as_in_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path, lines({"text": "x"}))
+    path = written(tmp_path, lines({"text": "x"}, {"prompt": "y"}))
     with pytest.raises(DataError, match=r"no field 'q' \(column 'prompt'\); the row has text"):
         read_rows(path, inputs=["q"], columns={"q": "prompt"})
+
+
+def test_a_column_that_no_row_has_is_an_error_even_if_the_field_is_a_column(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, "q,answer,gold_v2\nx,1,2\n", "rows.csv")
+    with pytest.raises(
+        DataError, match=r"no column 'gold_v3', which `columns` names; there are q, answer, gold_v2"
+    ):
+        read_rows(path, inputs=["q"], columns={"answer": "gold_v3"})
+
+
+def test_a_row_without_a_renamed_column_takes_no_other_column_for_it(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, lines({"q": "x", "answer": "1", "gold": "2"}, {"q": "y", "answer": "1"})
+    )
+    options: Any = {"inputs": ["q"], "columns": {"answer": "gold"}, "outputs": ["answer"]}
+    with pytest.raises(DataError, match=r"line 2: no field 'answer' \(column 'gold'\)"):
+        read_rows(path, **options)
+    (row,) = read_rows(path, **options, drops_incomplete=True)
+    assert row.answer == "2"
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_blanks_after_the_delimiters_of_a_header_are_no_part_of_cells(
     assert (row.q.strip(), row.a) == ("one", answer)
 
 
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;"])
+def test_the_first_line_for_excel_names_the_delimiter(tmp_path: Path, line: str) -> None:
+    content = f"\ufeff{line}\r\nq, or a text;a\r\none, two;x\r\n"
+    (row,) = read_rows(
+        written(tmp_path, content, "rows.csv"), inputs=["q, or a text"], outputs=["a"]
+    )
+    assert (row["q, or a text"], row.a) == ("one, two", "x")
+
+
 def test_texts_that_a_parquet_file_holds_as_bytes_are_texts(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     rows = [{"q": "caf\u00e9".encode(), "a": b"x", "image": b"\xff\xd8"}]
@@ -140,6 +149,11 @@ def test_a_broken_file_is_told_in_one_line(tmp_path: Path, content: bytes, messa
         ("q,a\n1,2\n3\n", "rows.csv, line 3 has 1 cells, but the header has 2."),
         ("q,a,q\n1,2,3\n", "rows.csv, line 1: column 'q' comes twice."),
         ('q\n"x" y\n', "rows.csv, line 2 is not CSV"),
+        ("sep=;\r\nq;a\r\n1\r\n", "rows.csv, line 3 has 1 cells, but the header has 2."),
+        (
+            "q,a\n1,2\n".encode("utf-16-le").decode(),
+            "rows.csv holds NUL bytes, as UTF-16 does, but",
+        ),
         ("q,a\n", "rows.csv has no rows."),
     ],
 )

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import sys
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,13 +37,9 @@ _NO_CHAT: Final = re.compile(r"embed|rerank|whisper|tts|clip|bge-|e5-", re.IGNOR
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model that can be used on this machine.
+    """A model that can be used here: its name in a pool file, and where it was found, for display.
 
-    Attributes:
-        model: Name of the model in a pool file.
-        origin: Where it was found, for display.
-        api_base: URL of a server on this machine; None is that of the vendor.
-        api_key_env: Environment variable of the key; None if no key is needed.
+    Without an ``api_base`` the URL is the vendor's; without an ``api_key_env`` no key is needed.
     """
 
     model: str
@@ -83,41 +80,58 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
     """Write a pool and a study for your own data, with the models that are found here."""
-    files = {name: out / name for name in ("pool.toml", "study.toml")}
-    taken = [str(path) for path in files.values() if path.exists()]
-    if taken and not force:
-        raise PoolError(
-            f"{taken[0]} exists: choose another folder with --out, or replace it with --force."
-        )
     from moa_dspy.files import replace_file
 
-    profile, path = _read(data, split, out)
+    pool, study, copy = (out / name for name in ("pool.toml", "study.toml", "rows.jsonl"))
+    for file in (pool, study):
+        _check_free(file, is_forced=force)
+    profile, path = _read(data, split)
     if (flat := profile.flat([*(inputs or ()), *(outputs or ())])) is not None:
-        profile, path = _copied(flat.rows(), data, out)
+        profile, path = flat, None
+    texts: dict[Path, str] = {}
+    if path is None:
+        _check_free(copy, is_forced=force, source=Path(data))
+        path, (profile, texts[copy]) = copy, profile.as_json_lines()
     in_names, out_names = _roles(profile, inputs or [], outputs or [])
     models = list(found_models(server or []))
     relative = Path(os.path.relpath(path, out)).as_posix()
     draft = StudyDraft(profile, in_names, out_names, relative, models)
-    text = draft.text(_name_of(data))
-    replace_file(files["pool.toml"], _pool(models, draft.is_short), error=PoolError)
-    replace_file(files["study.toml"], text, error=StudyError)
-    typer.echo(f"{data}: {profile.n_rows} rows; {', '.join(in_names)} -> {', '.join(out_names)}")
-    notes = [f"note: {note}" for note in draft.faults.lines()]
-    model_lines = [f"found {model.model} ({model.origin})" for model in models]
-    if unused := [name for name in profile.candidates if name not in {*in_names, *out_names}]:
-        notes.append(f"note: Columns that are not used: {', '.join(unused)}; --input adds one.")
-    for line in [*notes, *model_lines, *(f"wrote {file}" for file in files.values())]:
+    name = re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-") or "study"
+    texts |= {pool: _pool(models, draft.is_short), study: draft.text(name)}
+    # Only now, as an error above must leave no file behind.
+    for file, text in texts.items():
+        replace_file(file, text, error=StudyError)
+    typer.echo(f"{data}: {profile.n_rows} rows; {_in_line(in_names)} -> {_in_line(out_names)}")
+    found = [f"found {model.model} ({model.origin})" for model in models]
+    notes = [f"note: {note}" for note in draft.notes()]
+    for line in [*notes, *found, *(f"wrote {file}" for file in texts)]:
         typer.echo(line)
-    typer.echo(f"next: moa-dspy check {files['study.toml']} --probe")
-    typer.echo(f"then: moa-dspy optimize {files['study.toml']}")
+    shown = shlex.quote(str(study))
+    typer.echo(f"next: moa-dspy check {shown} --probe\nthen: moa-dspy optimize {shown}")
 
 
-def _name_of(data: str) -> str:
-    return re.sub(r"[^\w-]+", "-", Path(data).stem).strip("-") or "study"
+def _check_free(file: Path, *, is_forced: bool, source: Path | None = None) -> None:
+    """Check that a file may be written: it is new, or is forced and not in the ``source``."""
+    if not file.exists():
+        return
+    places = (file, *file.resolve().parents)
+    if source is not None and source.exists() and any(map(source.samefile, places)):
+        raise DataError(
+            f"{file} holds the data, which a copy would replace: choose another folder with --out."
+        )
+    if not is_forced:
+        raise PoolError(
+            f"{file} exists: choose another folder with --out, or replace it with --force."
+        )
 
 
-def _read(data: str, split: str, out: Path) -> tuple[TableProfile, Path]:
-    """Return the table's profile, and the file that the study will read."""
+def _in_line(columns: Iterable[str]) -> str:
+    """Return the names of columns in one line, as a name may hold line ends."""
+    return ", ".join(" ".join(name.split()) for name in columns)
+
+
+def _read(data: str, split: str) -> tuple[TableProfile, Path | None]:
+    """Return the table's profile, and its file; None if a study needs a copy of the rows."""
     from moa_dspy.data.discover import TableProfile
     from moa_dspy.data.rows import hub_records
     from moa_dspy.data.tables import FORMATS, read_records, records_of
@@ -126,27 +140,14 @@ def _read(data: str, split: str, out: Path) -> tuple[TableProfile, Path]:
     if path.suffix.lower() in FORMATS and not path.is_dir():
         return TableProfile.of(list(read_records(path)), data), path
     if path.suffix.lower() == ".json" and path.is_file():
-        records = list(records_of(path))
-    elif path.is_dir() or (not path.suffix and data.count("/") == 1):
-        records = list(hub_records(data, split=split))
-    else:
-        types = ", ".join(sorted([*FORMATS, ".json"]))
-        raise DataError(
-            f"{data} is neither a file of a known format ({types}) nor the owner/name of a hub "
-            "data set."
-        )
-    return _copied((row for _, row in records), data, out)
-
-
-def _copied(rows: Iterable[Any], data: str, out: Path) -> tuple[TableProfile, Path]:
-    from moa_dspy.data.discover import TableProfile
-    from moa_dspy.data.tables import read_records
-    from moa_dspy.files import replace_file
-
-    copy = out / "rows.jsonl"
-    lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
-    replace_file(copy, "\n".join(lines) + "\n", error=DataError)
-    return TableProfile.of(list(read_records(copy)), data), copy
+        return TableProfile.of(list(records_of(path)), data), None
+    if path.is_dir() or (not path.suffix and data.count("/") == 1):
+        return TableProfile.of(list(hub_records(data, split=split)), data), None
+    types = ", ".join(sorted([*FORMATS, ".json"]))
+    raise DataError(
+        f"{data} is neither a file of a known format ({types}) nor the owner/name of a hub "
+        "data set."
+    )
 
 
 def _roles(
@@ -175,14 +176,19 @@ def _ask(profile: TableProfile, question: str, option: str, *, several: bool = F
     from moa_dspy.data.discover import shown_cell
 
     names = profile.candidates
+    if len(names) < 2:
+        raise DataError(
+            f"{profile.source}: at least two columns with values are needed, one with questions "
+            f"and one with right answers, but there is {_in_line(names) or 'none'}."
+        )
     if not sys.stdin.isatty():
         raise DataError(
             f"{profile.source}: it is not clear which column to use; give {option} with one of "
-            f"{', '.join(names)}. Give it again for a further one."
+            f"{_in_line(names)}. Give it again for a further one."
         )
     for name in names:
         first = next((v for v in profile.values[name] if v not in (None, "")), "")
-        typer.echo(f"  {name}: {shown_cell(first)}", err=True)
+        typer.echo(f"  {_in_line([name])}: {shown_cell(first)}", err=True)
     while True:
         answer = str(typer.prompt(question, err=True))
         if several or answer in profile.columns:
@@ -193,11 +199,8 @@ def _ask(profile: TableProfile, question: str, option: str, *, several: bool = F
 def found_models(servers: Sequence[str]) -> Iterator[FoundModel]:
     """Yield a few models that can be used on this machine.
 
-    They are downloaded weights, models of servers on this machine, and vendors whose keys are in
-    the environment; or else the smallest model of the catalogue, which the first run downloads.
-
-    Args:
-        servers: URLs of further servers on this machine.
+    They are downloaded weights, models of servers on this machine (also at the URLs ``servers``),
+    and vendors whose keys are in the environment; or else the smallest model of the catalogue.
 
     Raises:
         PoolError: If a server is not on this machine or does not answer, or nothing is found.
@@ -227,11 +230,7 @@ def _of_servers(urls: Sequence[str]) -> Iterator[FoundModel]:
 
 
 def _loopback(url: str) -> str:
-    """Return the base of a server's API.
-
-    Raises:
-        PoolError: If its host is not this machine, or it holds a user or password.
-    """
+    """Return the base of a server's API, which must be on this machine, without a password."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.username or parts.password:
         raise PoolError("--server must not hold a user or password: pool.toml would hold them.")
@@ -317,15 +316,7 @@ def _agent(model: FoundModel, name: str, temperature: float, is_short: bool) -> 
 
 @dataclass(frozen=True)
 class StudyDraft:
-    """A draft of the study file for a table.
-
-    Attributes:
-        profile: The table.
-        inputs: Input columns.
-        outputs: Columns with right answers.
-        path: Path of the table in the study file.
-        models: Models that were found.
-    """
+    """A draft of the study file for a table with columns of inputs and of right answers."""
 
     profile: TableProfile
     inputs: Sequence[str]
@@ -339,10 +330,11 @@ class StudyDraft:
         from moa_dspy.data.discover import TableFaults
 
         values, rows = self.profile.values, range(self.profile.n_rows)
-        return TableFaults.of(
-            [{c: values[c][row] for c in self.inputs} for row in rows],
-            [{c: values[c][row] for c in self.outputs} for row in rows],
+        inputs, outputs = (
+            [{c: values[c][row] for c in part} for row in rows]
+            for part in (self.inputs, self.outputs)
         )
+        return TableFaults.of(inputs, outputs)
 
     @property
     def is_short(self) -> bool:
@@ -350,46 +342,59 @@ class StudyDraft:
         return self._kind.metric in ("choice", "exact_match", "labels", "numeric_match")
 
     def text(self, name: str) -> str:
-        """Return the content of the file.
-
-        Raises:
-            DataError: If fewer than three rows can be used.
-        """
-        if (n := self.faults.n_usable) < 3:
+        """Return the content of the file; raise a `DataError` if it would have too few rows."""
+        if (n := len(self.faults.usable)) < 3:
             raise DataError(f"{self.profile.source}: only {n} rows can be used.")
-        lines = [
-            f"# Which of your models should answer {', '.join(self.outputs)}, alone or together?",
+        head = [
+            "# Which of your models should answer, alone or together?",
             "# optimize/README.md of moa-dspy describes every key.",
             f"name = {_toml(name)}",
             "seed = 0",
             'pool = "pool.toml"',
-            "",
-            *self._task(),
-            "",
-            *self._data(),
-            "",
-            *self._search(),
-            "",
         ]
-        return "\n".join(lines)
+        parts = [head, self._task(), self._data(), self._search()]
+        return "\n\n".join(map("\n".join, parts)) + "\n"
 
     @cached_property
     def _fields(self) -> dict[str, str]:
         from moa_dspy.data.discover import field_names
 
-        return field_names([*self.inputs, *self.outputs])
+        # Under another name, faulty ids do not count as ids.
+        ids = ["id"] if self.profile.id_fault and "id" not in self._roles else []
+        return field_names([*self._roles, *ids])
+
+    @property
+    def _roles(self) -> list[str]:
+        return [*self.inputs, *self.outputs]
+
+    @cached_property
+    def _split(self) -> tuple[str | None, str | None]:
+        return self.profile.split_of_rows(self.faults.usable, self._roles)
 
     @cached_property
     def _kind(self) -> AnswerKind:
-        from moa_dspy.data.discover import AnswerKind, answer_kind
+        from moa_dspy.data.discover import answer_kind
 
-        kinds = {answer_kind(self.profile.values[column]) for column in self.outputs}
-        mixed = AnswerKind("exact_match", "text", "Reply with the answers only.")
-        return kinds.pop() if len(kinds) == 1 else mixed
+        return answer_kind({column: self.profile.values[column] for column in self.outputs})
 
-    def _task(self) -> Iterator[str]:
+    def _accepts_any(self, column: str) -> bool:
         from moa_dspy.data.discover import are_alternatives
 
+        return are_alternatives(self.profile.values[column])
+
+    def notes(self) -> Iterator[str]:
+        """Yield a line for each fault of the rows and columns."""
+        yield from self.faults.lines()
+        for column in filter(self._accepts_any, self.outputs):
+            yield f"Column {column!r} has lists, in some rows or in all: any item of one is right."
+        if "id" in self._fields and "id" not in self._roles:
+            yield f"Column 'id' {self.profile.id_fault}: the rows are numbered instead."
+        if (note := self._split[1]) is not None:
+            yield note
+        if unused := [name for name in self.profile.candidates if name not in self._roles]:
+            yield f"Columns that are not used: {_in_line(unused)}; --input adds one."
+
+    def _task(self) -> Iterator[str]:
         fields, kind = self._fields, self._kind
         input_names, output_names = (
             ", ".join(fields[c] for c in part) for part in (self.inputs, self.outputs)
@@ -402,7 +407,7 @@ class StudyDraft:
             yield 'adapter = "plain"    # one text in no format, which small models can follow'
         yield "# Or exact_match, contains, f1, numeric_match, choice, labels, json_match, file:name"
         yield f"metric = {_toml(kind.metric)}"
-        if any(are_alternatives(self.profile.values[column]) for column in self.outputs):
+        if any(map(self._accepts_any, self.outputs)):
             yield "# Of a cell that is a list any item is right; json_match asks for all of it."
         yield "# When a vote takes two answers for equal: as whole texts, or by the last word."
         yield f"normalise = {_toml(kind.normalise)}"
@@ -418,14 +423,14 @@ class StudyDraft:
         yield f"outputs = {_toml([fields[c] for c in self.outputs])}"
         if renamed:
             yield f"columns = {{ {', '.join(renamed)} }}"
-        if faults.n_blank:
-            yield "drops_incomplete = true    # rows without a right answer"
+        if faults.n_blank or faults.n_unasked:
+            yield "drops_incomplete = true    # rows without a question or a right answer"
         if faults.n_repeated:
             yield "drops_repeated = true    # rows that ask what an earlier one asks"
-        if self.profile.split_column is not None:
-            yield f"split_column = {_toml(self.profile.split_column)}"
+        if (column := self._split[0]) is not None:
+            yield f"split_column = {_toml(column)}"
         else:
-            sizes = ", ".join(f"{k} = {n}" for k, n in split_sizes(faults.n_usable).items())
+            sizes = ", ".join(f"{k} = {n}" for k, n in split_sizes(len(faults.usable)).items())
             yield "# The search looks at val; test is read once, at the end; [prompts] need train."
             yield f"sizes = {{ {sizes} }}"
 
@@ -434,16 +439,11 @@ class StudyDraft:
         are_here = all(model.is_here for model in self.models)
         yield "[space]    # layers of proposers, and how the last step combines them"
         yield f"combines = {_toml(['synthesize'] if is_text else ['vote', 'synthesize'])}"
-        yield "max_depth = 1"
-        yield "max_width = 3"
-        yield ""
-        yield "[search]"
-        yield "n_trials = 20"
+        yield "max_depth = 1\nmax_width = 3\n\n[search]\nn_trials = 20"
         yield f"num_threads = {4 if are_here else 8}    # questions at the same time"
         yield ""
         yield "# A budget is never exceeded; `moa-dspy check` tells the smallest that works."
-        yield "# [budget]" if are_here else "[budget]"
-        yield "# seconds = 3600" if are_here else "calls = 20000"
+        yield "# [budget]\n# seconds = 3600" if are_here else "[budget]\ncalls = 20000"
 
 
 def _toml(value: Any) -> str:

@@ -6,6 +6,7 @@ Progress goes to standard error: a live view in a terminal, plain lines in a log
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -257,7 +258,8 @@ def _show(result: StudyResult, folder: Path) -> None:
     for name in RUN_FILES:
         typer.echo(f"wrote {folder / name}")
     if (agents := agents_of_run(folder)) is not None:
-        typer.echo(f'next: moa-dspy ask {folder} "..."{pool_option(agents)} (or chat, serve)')
+        shown = f'{shlex.quote(str(folder))} "..."{pool_option(agents)}'
+        typer.echo(f"next: moa-dspy ask {shown} (or chat, serve)")
 
 
 def worker(

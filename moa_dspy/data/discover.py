@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import Any, Final
 
 from moa_dspy.data.answers import normalise_answer, normalise_text
-from moa_dspy.data.splits import split_of
+from moa_dspy.data.rows import is_incomplete
+from moa_dspy.data.splits import split_fault, split_of
 from moa_dspy.data.tables import Record, accepted_answers, holds_answer, is_absent, plain_text
 from moa_dspy.errors import DataError
 
@@ -32,7 +33,6 @@ OUTPUT_NAMES: Final = frozenset(
 """Usual names of columns with right answers."""
 ID_NAMES: Final = frozenset({"", "id", "idx", "index", "no", "nr", "split", "uuid"})
 """Names of columns that identify a row."""
-SPLITS: Final = ("train", "val", "test")
 _TAKEN: Final = frozenset(
     {"config", "copy", "demos", "get", "inputs", "items", "keys", "labels", "lm", "references"}
     | {"signature", "toDict", "values", "with_inputs", "without", "split", "id"}
@@ -90,6 +90,12 @@ class TableProfile:
                 n: value for n, value in zip(self.columns, row, strict=True) if value is not None
             }
 
+    def as_json_lines(self) -> tuple[TableProfile, str]:
+        """Return the profile of a JSONL file of these rows, and the file's text."""
+        lines = [json.dumps(row, ensure_ascii=False, default=str) for row in self.rows()]
+        profile = TableProfile.of([("", json.loads(line)) for line in lines], self.source)
+        return profile, "\n".join(lines) + "\n"
+
     def flat(self, names: Sequence[str]) -> TableProfile | None:
         """Return the profile with a column ``outer.inner`` for each key of an object in a cell.
 
@@ -105,11 +111,38 @@ class TableProfile:
     @property
     def split_column(self) -> str | None:
         """The column with train, val or test in every row, if there is one."""
-        for name in self.columns:
-            held = set(map(split_of, self.values[name]))
-            if {"val", "test"} <= held <= set(SPLITS):
-                return name
-        return None
+        return next((n for n in self.columns if split_fault(self.values[n]) is None), None)
+
+    def split_of_rows(
+        self, rows: Sequence[int], roles: Sequence[str]
+    ) -> tuple[str | None, str | None]:
+        """Return the column that divides rows into splits, and a note on one that almost does.
+
+        Args:
+            rows: Numbers of the rows that a study can use.
+            roles: Columns that are inputs or outputs.
+        """
+        note = None
+        for name in (name for name in self.columns if name not in roles):
+            fault = split_fault([self.values[name][row] for row in rows])
+            if fault is None:
+                return name, None
+            n_named = len({*map(split_of, self.values[name])} - {None})
+            if note is None and (n_named > 1 or name.strip().casefold() == "split"):
+                note = (
+                    f"Column {name!r} is not used, as its values in the rows to use are {fault}: "
+                    "val and test are drawn from all rows, also from those that it marks as test."
+                )
+        return None, note
+
+    @property
+    def id_fault(self) -> str | None:
+        """The reason why a column ``id`` does not identify the rows; None if it does."""
+        ids = self.values.get("id", ())
+        if any(map(is_absent, ids)):
+            return "has no value in some rows"
+        counts = Counter(map(plain_text, ids)).most_common(1)
+        return next((f"is {name!r} in {n} rows" for name, n in counts if n > 1), None)
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -206,10 +239,6 @@ class AnswerKind:
 
         A choice is worded as a question: SmolLM2-135M found the mood of 18 of 20 reviews with a
         question, and of none with the instruction to give it.
-
-        Args:
-            input_columns: Input columns.
-            output_columns: Output columns, with right answers.
         """
         asked = [column for column in input_columns if column not in self.choices]
         of, names = (" and the ".join(map(_bare, columns)) for columns in (asked, output_columns))
@@ -221,20 +250,42 @@ class AnswerKind:
 
 
 def _bare(column: str) -> str:
-    return column.rpartition(".")[2].strip(" ?!:*#") or column
+    name = " ".join(column.split())
+    return name.rpartition(".")[2].strip(" ?!:*#") or name
 
 
-def answer_kind(values: Sequence[Any]) -> AnswerKind:
-    """Return the kind of the answers in a column; empty cells are ignored."""
+def answer_kind(columns: Mapping[str, Sequence[Any]]) -> AnswerKind:
+    """Return the kind of the answers in columns; empty cells are ignored.
+
+    Raises:
+        DataError: If no metric compares them all, as objects are mixed with texts.
+    """
+    kinds = {_kind_of(values, name) for name, values in columns.items()}
+    if len(kinds) == 1:
+        return kinds.pop()
+    cells = [value for values in columns.values() for value in values]
+    if "json_match" in {kind.metric for kind in kinds} and any(isinstance(c, dict) for c in cells):
+        raise DataError(
+            f"The columns {', '.join(map(repr, columns))} have objects and other answers, and no "
+            "metric compares both: give fewer of them with --output."
+        )
+    return AnswerKind("exact_match", "text", "Reply with the answers only.")
+
+
+def _kind_of(values: Sequence[Any], column: str) -> AnswerKind:
     held = [value for value in values if holds_answer(value)]
     if labels := _labels(held):
         return AnswerKind("labels", "text", f"Reply with all that apply of: {', '.join(labels)}.")
-    if are_alternatives(held):
-        return answer_kind([value[0] for value in held])
-    if held and all(isinstance(v, dict) and _ACCEPTED & v.keys() for v in held):
-        return answer_kind([accepted_answers(value)[0] for value in held])
+    is_squad = bool(held) and all(isinstance(v, dict) and _ACCEPTED & v.keys() for v in held)
+    if is_squad or are_alternatives(held):
+        return _kind_of([accepted_answers(value)[0] for value in held], column)
     texts = [plain_text(value) for value in held if not isinstance(value, list | dict)]
-    if len(texts) < len(held) or (texts and all(map(_is_object, texts))):
+    if len(texts) < len(held) or (texts and {*map(_json_type, texts)} <= {dict, list}):
+        if wrong := _no_json(held):
+            raise DataError(
+                f"Column {column!r} mixes objects or nested lists with texts that are not JSON, "
+                f"such as {shown_cell(wrong[0])!r}: no metric compares both."
+            )
         return AnswerKind("json_match", "text", "Reply with JSON only.")
     distinct = Counter(map(normalise_text, texts))
     if all(amounts := [_AMOUNT.fullmatch(text.strip()) for text in texts]):
@@ -274,16 +325,20 @@ def _labels(held: Sequence[Any]) -> tuple[str, ...]:
 
 
 def are_alternatives(values: Sequence[Any]) -> bool:
-    """Return whether cells are lists of texts or numbers, each of which is accepted."""
+    """Return whether cells are lists of texts or numbers, each of which is accepted.
+
+    Other cells may be texts and numbers, if these are not all JSON, as lists are.
+    """
     held = [value for value in values if holds_answer(value)]
-    return (
-        bool(held)
-        and not _labels(held)
-        and all(
-            isinstance(value, list) and not any(isinstance(item, list | dict) for item in value)
-            for value in held
-        )
-    )
+    lists = [value for value in held if isinstance(value, list)]
+    items = [item for cell in held for item in (cell if isinstance(cell, list) else [cell])]
+    is_flat = bool(lists) and not any(isinstance(item, list | dict) for item in items)
+    is_mixed = len(lists) < len(held)
+    return is_flat and not _labels(held) and (not is_mixed or bool(_no_json(held)))
+
+
+def _no_json(held: Sequence[Any]) -> list[str]:
+    return [text for text in held if isinstance(text, str) and _json_type(text) is None]
 
 
 def _flat(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -294,11 +349,11 @@ def _flat(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]
             yield f"{before}{name}", value
 
 
-def _is_object(text: str) -> bool:
+def _json_type(text: str) -> type | None:
     try:
-        return isinstance(json.loads(text), dict | list)
+        return type(json.loads(text))
     except (ValueError, RecursionError):
-        return False
+        return None
 
 
 def split_sizes(n_rows: int) -> dict[str, int]:
@@ -314,61 +369,64 @@ class TableFaults:
     Attributes:
         n_rows: All rows.
         n_blank: Rows without a right answer.
+        n_unasked: Other rows without a question.
         n_repeated: Rows with the question of an earlier row.
         n_contradicting: Repeated rows with another right answer.
         commonest: The most common right answer.
         n_commonest: Rows with that answer.
+        usable: Numbers, from 0, of the rows with a right answer and a new question.
     """
 
     n_rows: int
     n_blank: int
+    n_unasked: int
     n_repeated: int
     n_contradicting: int
     commonest: str
     n_commonest: int
+    usable: tuple[int, ...]
 
     @classmethod
     def of(
         cls, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
     ) -> TableFaults:
-        """Count the faults of rows.
-
-        Args:
-            inputs: The inputs of each row.
-            outputs: The right answers of each row.
-        """
+        """Count the faults of rows, given the inputs and the right answers of each row."""
         firsts: dict[tuple[str, ...], tuple[str, ...]] = {}
-        n_blank = n_repeated = n_contradicting = 0
+        usable: list[int] = []
+        n_blank = n_unasked = n_contradicting = 0
         answers: Counter[tuple[str, ...]] = Counter()
-        for row, right in zip(inputs, outputs, strict=True):
-            answer = tuple(normalise_text(plain_text(value)) for value in right.values())
+        for number, (row, right) in enumerate(zip(inputs, outputs, strict=True)):
             if not all(map(holds_answer, right.values())):
                 n_blank += 1
                 continue
+            if is_incomplete(row, inputs=[*row], outputs=()):
+                n_unasked += 1
+                continue
+            answer = tuple(normalise_text(plain_text(value)) for value in right.values())
             answers[answer] += 1
             key = tuple(" ".join(str(value).split()).casefold() for value in row.values())
-            if key in firsts:
-                n_repeated += 1
-                n_contradicting += firsts[key] != answer
-            firsts.setdefault(key, answer)
+            if key not in firsts:
+                usable.append(number)
+            n_contradicting += firsts.setdefault(key, answer) != answer
         commonest, n = answers.most_common(1)[0] if answers else ((), 0)
-        return cls(len(inputs), n_blank, n_repeated, n_contradicting, ", ".join(commonest), n)
-
-    @property
-    def n_usable(self) -> int:
-        """Rows with a right answer and a new question."""
-        return self.n_rows - self.n_blank - self.n_repeated
+        n_repeated = answers.total() - len(usable)
+        return cls(
+            len(inputs), n_blank, n_unasked, n_repeated, n_contradicting,
+            ", ".join(commonest), n, tuple(usable),
+        )  # fmt: skip
 
     def lines(self) -> Iterator[str]:
         """Yield a line for each fault."""
         n_rows, other = self.n_rows, self.n_contradicting
         if self.n_blank:
             yield f"Rows without a right answer, which are left out: {self.n_blank} of {n_rows}."
+        if self.n_unasked:
+            yield f"Rows without a question, which are left out: {self.n_unasked} of {n_rows}."
         if self.n_repeated:
             yield f"Rows that ask what an earlier row asks, which are left out: {self.n_repeated}."
         if other:
             yield f"Of these, rows with another right answer than the earlier one: {other}."
-        n_labelled = self.n_rows - self.n_blank
+        n_labelled = len(self.usable) + self.n_repeated
         if n_labelled and self.n_commonest == n_labelled:
             yield (
                 f"All {n_labelled} right answers are {self.commonest!r}: nothing can be compared "
@@ -379,9 +437,9 @@ class TableFaults:
                 f"{self.n_commonest} of {n_labelled} right answers are {self.commonest!r}: a "
                 "program that always gives this answer is hard to beat."
             )
-        if self.n_usable < FEW_ROWS:
+        if len(self.usable) < FEW_ROWS:
             yield (
-                f"Rows that can be used: {self.n_usable}. This is few: a verdict becomes likely "
+                f"Rows that can be used: {len(self.usable)}. This is few: a verdict becomes likely "
                 f"with about {FEW_ROWS} or more."
             )
 

@@ -45,8 +45,8 @@ def read_rows(
         columns: Field name -> column of the file, if they differ.
         outputs: The fields with right answers; every row must have a value in each. None means
             `answer`, if the file has such a column.
-        drops_incomplete: Whether rows without a value in one of the `outputs` are left out; their
-            number is logged.
+        drops_incomplete: Whether rows without a question, or without a value in one of the
+            `outputs`, are left out; their number is logged.
 
     Returns:
         Examples with their inputs set. `id` is a text: the field `id` or, if the file has none, the
@@ -80,15 +80,18 @@ def make_examples(
 
     `source` is the name of the table in errors.
     """
-    names = dict(columns or {})
-    records = [(where, _renamed(row, names)) for where, row in rows]
-    if not records:
+    names, raw = dict(columns or {}), list(rows)
+    if not raw:
         raise DataError(f"{source} has no rows.")
+    _check_columns(raw, source, names)
+    records = [(where, _renamed(row, names)) for where, row in raw]
     if outputs is None:
         outputs = [_GOLD] if any(_GOLD in row for _, row in records) else []
-    needed = {*inputs, *names, *outputs} | ({"id"} & set(records[0][1]))
+    # A column `id` is renamed if it does not identify the rows; these are then numbered.
+    named = {field for field, column in names.items() if column != "id"}
+    needed = {*inputs, *named, *outputs} | ({"id"} & set(records[0][1]))
     if drops_incomplete:
-        records = _with_answers(records, source, outputs)
+        records = _complete(records, source, inputs=inputs, outputs=outputs)
     for where, row in records:
         _check_fields(row, sorted(needed), f"{source}, {where}", names)
     _check_values(records, source, sorted(needed), inputs=inputs, outputs=outputs)
@@ -110,8 +113,20 @@ def _ids(records: Sequence[Record], source: str) -> list[str]:
     return list(places)
 
 
+def _check_columns(records: Sequence[Record], source: str, names: Mapping[str, str]) -> None:
+    """Check that each column that has another name is in at least one row."""
+    present = dict.fromkeys(str(column) for _, row in records for column in row)
+    for field, column in names.items():
+        if column not in present:
+            raise DataError(
+                f"{source}: no field {field!r}, as there is no column {column!r}, which `columns` "
+                f"names; there are {', '.join(present)}."
+            )
+
+
 def _renamed(row: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    taken = {column for column in names.values() if column in row}
+    # A row without the column has no value in the field, even if it has a column of that name.
+    taken = {*names, *names.values()}
     rest = {column: value for column, value in row.items() if column not in taken}
     return rest | {field: row[column] for field, column in names.items() if column in row}
 
@@ -126,19 +141,35 @@ def _check_fields(
             raise DataError(f"{place}: no field {field!r}{column}; the row has {present}.")
 
 
-def _with_answers(records: list[Record], source: str, outputs: Sequence[str]) -> list[Record]:
-    """Return the records with a value in each of the `outputs`; log the number of others."""
-    kept = [
-        record for record in records if all(holds_answer(record[1].get(name)) for name in outputs)
+def is_incomplete(row: Mapping[str, Any], *, inputs: Sequence[str], outputs: Sequence[str]) -> bool:
+    """Return whether a row has no question, or no right answer in one of the outputs.
+
+    An input may be a blank text if another input is not.
+    """
+    return any(_lacks(row, name, inputs=inputs, outputs=outputs) for name in (*inputs, *outputs))
+
+
+def _complete(
+    records: list[Record], source: str, *, inputs: Sequence[str], outputs: Sequence[str]
+) -> list[Record]:
+    """Return the records that are not incomplete; log the number of others."""
+    options: Any = {"inputs": inputs, "outputs": outputs}
+    kept = [record for record in records if not is_incomplete(record[1], **options)]
+    lacking = [
+        repr(name)
+        for name in (*inputs, *outputs)
+        if any(_lacks(row, name, **options) for _, row in records)
     ]
-    if len(kept) < len(records):
-        names = ", ".join(map(repr, outputs))
+    if not kept:
+        present = ", ".join(dict.fromkeys(str(name) for _, row in records for name in row))
+        raise DataError(
+            f"{source}: no row has a value in {' and '.join(lacking)}; the rows have {present}."
+        )
+    if lacking:
         _logger.warning(
             "%s: %d of %d rows are left out, because they have no value in %s.",
-            source, len(records) - len(kept), len(records), names,
+            source, len(records) - len(kept), len(records), ", ".join(lacking),
         )  # fmt: skip
-    if not kept:
-        raise DataError(f"{source}: no row has a value in {', '.join(map(repr, outputs))}.")
     return kept
 
 
@@ -174,13 +205,13 @@ def _check_values(
 def _lacks(
     row: Mapping[str, Any], field: str, *, inputs: Sequence[str], outputs: Sequence[str]
 ) -> bool:
-    value = row[field]
+    value = row.get(field)
     if field in outputs:
         return not holds_answer(value)
     if not isinstance(value, str):
         return is_absent(value)
     if field in inputs:
-        return all(is_absent(row[name]) for name in inputs)
+        return all(is_absent(row.get(name)) for name in inputs)
     return field == "id" and is_absent(value)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import dspy
 
+from moa_dspy.data.tables import is_absent, plain_text
 from moa_dspy.errors import DataError, StudyError
 
 _logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def _keys(rows: Sequence[dspy.Example]) -> list[tuple[str, str]]:
 
 
 _NAMES = ("train", "val", "test")
+_SHOWN_VALUES: Final = 5
 _WRITTEN: Final = {name: name for name in _NAMES} | {
     **dict.fromkeys(("training",), "train"),
     **dict.fromkeys(("dev", "development", "valid", "validation"), "val"),
@@ -92,6 +94,18 @@ _WRITTEN: Final = {name: name for name in _NAMES} | {
 def split_of(value: Any) -> str | None:
     """Return the split that a cell names, in any case; None if it names none."""
     return _WRITTEN.get(value.strip().casefold()) if isinstance(value, str) else None
+
+
+def split_fault(values: Sequence[Any]) -> str | None:
+    """Return a column's values, with what they lack to divide the rows; None if they do divide."""
+    texts = {"" if is_absent(value) else plain_text(value): split_of(value) for value in values}
+    lists = {
+        "missing": [split for split in ("val", "test") if split not in texts.values()],
+        "unknown": [repr(text) for text, split in texts.items() if split is None],
+    }
+    faults = [f"{key}: {', '.join(held[:_SHOWN_VALUES])}" for key, held in lists.items() if held]
+    shown = ", ".join([repr(text) for text in texts][:_SHOWN_VALUES])
+    return f"{shown} ({'; '.join(faults)})" if faults else None
 
 
 @dataclass(frozen=True, slots=True)

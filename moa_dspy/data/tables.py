@@ -8,6 +8,7 @@ import datetime
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from enum import Enum
@@ -22,7 +23,9 @@ from moa_dspy.data.answers import normalise_text
 from moa_dspy.errors import DataError, MetricError
 
 _DELIMITERS = (",", ";", "\t", "|")
-"""Possible delimiters of a CSV file."""
+"""Possible delimiters of a CSV file; the comma is first, as it wins a tie."""
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?(?=[\r\n])', re.IGNORECASE)
+"""A first line for Excel that names the delimiter."""
 
 Record = tuple[str, dict[str, Any]]
 """The place of a row ("line 3"), and its columns."""
@@ -51,13 +54,17 @@ def check_is_file(path: Path) -> None:
 def read_text(path: Path) -> str:
     """Return the UTF-8 text of a file; a byte order mark is left out."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}."
         ) from error
+    # Texts in UTF-16 of Latin letters can be decoded, but then hold a NUL beside each letter.
+    if "\0" in text.partition("\n")[0]:
+        raise DataError(f"{path} holds NUL bytes, as UTF-16 does, but must be UTF-8.")
+    return text
 
 
 def _jsonl(path: Path) -> Iterator[Record]:
@@ -94,8 +101,12 @@ def _csv(path: Path) -> Iterator[Record]:
 
 def _csv_lines(path: Path) -> list[tuple[str, list[str]]]:
     text = read_text(path)
-    delimiter = _delimiter_of(text)
-    options: Any = {"delimiter": delimiter, "skipinitialspace": _has_blanks(text, delimiter)}
+    if (named := _SEPARATOR_LINE.match(text)) is not None:
+        text = text[named.end() :]  # the line's end stays, as errors count lines
+    delimiter = named[1] if named else max(_DELIMITERS, key=lambda d: len(_header_cells(text, d)))
+    # Whether a blank after a delimiter is the file's style, as in its header.
+    has_blanks = any(cell[:1] == " " for cell in _header_cells(text, delimiter)[1:])
+    options: Any = {"delimiter": delimiter, "skipinitialspace": has_blanks}
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **options)
     # The limit, 128 KiB by default, applies to the whole process, so it is restored at once.
     limit = csv.field_size_limit(max(len(text), 131_072))
@@ -107,18 +118,7 @@ def _csv_lines(path: Path) -> list[tuple[str, list[str]]]:
         csv.field_size_limit(limit)
 
 
-def _delimiter_of(text: str) -> str:
-    """Return the delimiter that splits the header into the most cells."""
-    # On a tie the comma, which is first.
-    return max(_DELIMITERS, key=lambda delimiter: len(_first_cells(text, delimiter)))
-
-
-def _has_blanks(text: str, delimiter: str) -> bool:
-    """Return whether a blank after a delimiter is the file's style, as in its header."""
-    return any(cell[:1] == " " for cell in _first_cells(text, delimiter)[1:])
-
-
-def _first_cells(text: str, delimiter: str) -> list[str]:
+def _header_cells(text: str, delimiter: str) -> list[str]:
     try:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         return next(filter(None, rows), [])

@@ -284,13 +284,13 @@ def test_a_tiny_table_is_refused(run: Run, tmp_path: Path, models: ChatServer) -
     assert "t.xlsx is neither a file of a known format (.csv, .json, .jsonl" in unknown.stderr
 
 
-def _drafted(run: Run, models: ChatServer, table: Path, *options: str) -> dict[str, Any]:
+def drafted(run: Run, models: ChatServer, table: Path, *options: str) -> dict[str, Any]:
     done = run("init", table.name, "--server", models.url, "--force", *options)
     assert done.exit_code == 0, done.stderr
     return {**tomllib.loads((table.parent / "study.toml").read_text("utf-8")), "said": done.stdout}
 
 
-def _jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
     return path
 
@@ -313,7 +313,7 @@ def test_the_metric_fits_labels_amounts_and_accepted_answers(
     run: Run, tmp_path: Path, models: ChatServer, cell: Any, metric: str, instruction: str
 ) -> None:
     rows = [{"question": f"n {n}", "answer": cell(n)} for n in range(30)]
-    task = _drafted(run, models, _jsonl(tmp_path / "t.jsonl", rows))["task"]
+    task = drafted(run, models, jsonl(tmp_path / "t.jsonl", rows))["task"]
     assert task["metric"] == metric
     assert instruction in task["instructions"]
 
@@ -325,10 +325,10 @@ def test_options_are_inputs_and_columns_that_are_not_used_are_said(
         {"question": f"n {n}", "A": "x", "B": "y", "source": "web", "answer": "AB"[n % 2]}
         for n in range(30)
     ]
-    study = _drafted(run, models, _jsonl(tmp_path / "t.jsonl", rows), "--output", "answer")
+    study = drafted(run, models, jsonl(tmp_path / "t.jsonl", rows), "--output", "answer")
     assert study["data"]["inputs"] == ["question", "A", "B", "source"]
     named = [{**row, "kind": 1} for row in rows]
-    study = _drafted(run, models, _jsonl(tmp_path / "t.jsonl", named))
+    study = drafted(run, models, jsonl(tmp_path / "t.jsonl", named))
     assert "note: Columns that are not used: kind; --input adds one." in study["said"]
     assert "the question and the source: A or B?" in study["task"]["instructions"]
 
@@ -347,7 +347,7 @@ def test_bars_ndjson_and_a_list_under_any_key_are_read(
     run: Run, tmp_path: Path, models: ChatServer, name: str, text: str
 ) -> None:
     (tmp_path / name).write_text(text, "utf-8")
-    assert _drafted(run, models, tmp_path / name)["data"]["inputs"] == ["question"]
+    assert drafted(run, models, tmp_path / name)["data"]["inputs"] == ["question"]
 
 
 def test_splits_named_as_on_the_hub_are_used(run: Run, tmp_path: Path, models: ChatServer) -> None:
@@ -355,5 +355,5 @@ def test_splits_named_as_on_the_hub_are_used(run: Run, tmp_path: Path, models: C
     rows = [
         {"question": f"n {n}", "answer": f"a{n % 2}", "split": places[n % 3]} for n in range(30)
     ]
-    study = _drafted(run, models, _jsonl(tmp_path / "t.jsonl", rows))
+    study = drafted(run, models, jsonl(tmp_path / "t.jsonl", rows))
     assert study["data"]["split_column"] == "split"

@@ -18,20 +18,20 @@ Run = Callable[..., Result]
 
 
 def test_a_study_prints_its_table_and_writes_a_program_that_answers(run: Run, folder: Path) -> None:
-    done = run("optimize", "study.toml", "--out", "out")
+    done = run("optimize", "study.toml", "--out", "my out")
     assert done.exit_code == 0, done.stderr
     assert "best_single  good " in done.stdout
     names = ("program.json", "result.json", "answers.json", "report.html", "report.md")
-    assert [f"wrote out/{name}" for name in names] == [
+    assert [f"wrote my out/{name}" for name in names] == [
         line for line in done.stdout.splitlines() if line.startswith("wrote")
     ]
     assert done.stdout.splitlines()[-1].startswith(
-        'next: moa-dspy ask out "..." --pool pool.toml (or '
+        """next: moa-dspy ask 'my out' "..." --pool pool.toml (or """
     )
     assert "single agents" in done.stderr
     assert "search" in done.stderr
 
-    answer = run("ask", "out/program.json", "Repeat this: 42", "--pool", "pool.toml")
+    answer = run("ask", "my out/program.json", "Repeat this: 42", "--pool", "pool.toml")
     assert (answer.exit_code, answer.stdout) == (0, "42\n")
 
 

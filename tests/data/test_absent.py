@@ -123,6 +123,30 @@ def test_rows_without_an_answer_are_left_out_and_counted_by_a_switch(
         read_rows(path, inputs=["question"], drops_incomplete=True)
 
 
+def test_rows_without_a_question_are_left_out_by_the_same_switch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    given = [{"question": x, "context": "", "answer": "1"} for x in ("a", " ", "b", None)]
+    as_jsonl(path, [*given, {"context": "c", "question": "", "answer": "1"}, {"answer": "1"}])
+    options: Any = {"inputs": ["question", "context"], "drops_incomplete": True}
+    with caplog.at_level(logging.WARNING):
+        rows = read_rows(path, **options)
+    # An empty question beside a context is a question; null and an absent key are none.
+    assert [(row.question, row.context) for row in rows] == [("a", ""), ("b", ""), ("", "c")]
+    lacking = "they have no value in 'question', 'context'"
+    assert f"3 of 6 rows are left out, because {lacking}" in caplog.text
+    with pytest.raises(DataError, match="value in 'query'; the rows have question, context, ans"):
+        read_rows(path, inputs=["query"], drops_incomplete=True)
+
+
+def test_a_renamed_id_need_not_identify_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    as_jsonl(path, [{"question": x, "id": n} for x, n in (("a", 1), ("b", 1), ("c", None))])
+    rows = read_rows(path, inputs=["question"], columns={"number": "id"})
+    assert [row.id for row in rows] == ["1", "2", "3"]
+
+
 def test_other_outputs_can_be_named_or_none(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     as_jsonl(path, [{"question": "a", "answer": None, "target": "x"}])

@@ -81,6 +81,15 @@ def test_blanks_after_the_delimiters_of_a_header_are_no_part_of_cells(
     assert (row.q.strip(), row.a) == ("one", answer)
 
 
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;"])
+def test_the_first_line_for_excel_names_the_delimiter(tmp_path: Path, line: str) -> None:
+    content = f"\ufeff{line}\r\nq, or a text;a\r\none, two;x\r\n"
+    (row,) = read_rows(
+        written(tmp_path, content, "rows.csv"), inputs=["q, or a text"], outputs=["a"]
+    )
+    assert (row["q, or a text"], row.a) == ("one, two", "x")
+
+
 def test_texts_that_a_parquet_file_holds_as_bytes_are_texts(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     rows = [{"q": "caf\u00e9".encode(), "a": b"x", "image": b"\xff\xd8"}]
@@ -140,6 +149,11 @@ def test_a_broken_file_is_told_in_one_line(tmp_path: Path, content: bytes, messa
         ("q,a\n1,2\n3\n", "rows.csv, line 3 has 1 cells, but the header has 2."),
         ("q,a,q\n1,2,3\n", "rows.csv, line 1: column 'q' comes twice."),
         ('q\n"x" y\n', "rows.csv, line 2 is not CSV"),
+        ("sep=;\r\nq;a\r\n1\r\n", "rows.csv, line 3 has 1 cells, but the header has 2."),
+        (
+            "q,a\n1,2\n".encode("utf-16-le").decode(),
+            "rows.csv holds NUL bytes, as UTF-16 does, but",
+        ),
         ("q,a\n", "rows.csv has no rows."),
     ],
 )
@@ -149,9 +163,30 @@ def test_a_broken_csv_is_told_in_one_line(tmp_path: Path, content: str, message:
 
 
 def test_a_missing_column_is_named_as_in_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path, lines({"text": "x"}))
+    path = written(tmp_path, lines({"text": "x"}, {"prompt": "y"}))
     with pytest.raises(DataError, match=r"no field 'q' \(column 'prompt'\); the row has text"):
         read_rows(path, inputs=["q"], columns={"q": "prompt"})
+
+
+def test_a_column_that_no_row_has_is_an_error_even_if_the_field_is_a_column(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, "q,answer,gold_v2\nx,1,2\n", "rows.csv")
+    with pytest.raises(
+        DataError, match=r"no column 'gold_v3', which `columns` names; there are q, answer, gold_v2"
+    ):
+        read_rows(path, inputs=["q"], columns={"answer": "gold_v3"})
+
+
+def test_a_row_without_a_renamed_column_takes_no_other_column_for_it(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, lines({"q": "x", "answer": "1", "gold": "2"}, {"q": "y", "answer": "1"})
+    )
+    options: Any = {"inputs": ["q"], "columns": {"answer": "gold"}, "outputs": ["answer"]}
+    with pytest.raises(DataError, match=r"line 2: no field 'answer' \(column 'gold'\)"):
+        read_rows(path, **options)
+    (row,) = read_rows(path, **options, drops_incomplete=True)
+    assert row.answer == "2"
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -206,6 +206,9 @@ async def _lines(
                 yield shape.closing
         except ApiError as error:
             yield shape.failed(writer, error)
+        except Exception as error:
+            # The status has been sent, so only an event can tell the client.
+            yield shape.failed(writer, _internal_error(error))
 
 
 async def _chained(begun: list[Any], events: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -354,8 +357,13 @@ async def _no_such_path(_: Request, error: Any) -> Response:
 
 
 async def _broken(_: Request, error: Exception) -> Response:
+    return JSONResponse(_internal_error(error).body, 500)
+
+
+def _internal_error(error: Exception) -> ApiError:
+    """Log an error that nothing expected; return what the client may know of it."""
     _logger.error("A request failed.", exc_info=error)
-    return JSONResponse(ApiError("An internal error.", status=500).body, 500)
+    return ApiError("An internal error.", status=500, code="internal_error")
 
 
 _ERROR: Final[dict[str, Any]] = {

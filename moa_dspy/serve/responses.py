@@ -267,9 +267,9 @@ class ResponseWriter:
         item = self._open or {}
         return {"item_id": item["id"], "output_index": len(self._written), **rest}
 
-    def _event(self, name: str, **rest: Any) -> dict[str, Any]:
+    def _event(self, kind: str, /, **rest: Any) -> dict[str, Any]:
         number, self._n_events = self._n_events, self._n_events + 1
-        return {"type": name, "sequence_number": number, **rest}
+        return {"type": kind, "sequence_number": number, **rest}
 
     def _response(self, answer: ChatAnswer | None, output: list[dict[str, Any]]) -> dict[str, Any]:
         body = self._body

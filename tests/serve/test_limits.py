@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +18,8 @@ from moa_dspy.calls.calls import Calls
 from moa_dspy.errors import PoolError
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import NOT_AWAITED, Response
-from moa_dspy.serve.answering import Metrics
-from moa_dspy.serve.chat import Proposals
+from moa_dspy.serve.answering import Metrics, ServedModel
+from moa_dspy.serve.chat import ChatMixture, Proposals
 from moa_dspy.serve.limits import BoundedCalls, DailySpending, Places, ServerLimits
 from moa_dspy.testing import scripted_pool
 from tests.serve.running import KEY, app_of, running, server_pool
@@ -136,6 +137,39 @@ def test_a_stream_that_breaks_ends_with_an_error(monkeypatch: pytest.MonkeyPatch
     assert '"code": "agents_failed"' in chat
     assert "[DONE]" not in chat
     assert '"type": "response.failed"' in response.text
+
+
+class BrokenEvent:
+    @property
+    def delta(self) -> Any:
+        raise RuntimeError("sk-secret")
+
+
+class BrokenMixture(ChatMixture):
+    """Sends an event that no path can write."""
+
+    async def astream(self, request: Any, *, rollout: int | None = None) -> AsyncGenerator[Any]:
+        yield Proposals(())
+        yield BrokenEvent()
+
+
+@pytest.mark.parametrize("path", [CHAT, "completions", "responses"])
+def test_a_stream_ends_with_an_error_that_was_not_expected(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = server_pool({"a": "hi"})
+    app = app_of(pool)
+    app.state.served.catalogue.models["a"] = ServedModel("a", "agent", BrokenMixture.of("a", pool))
+    with asking(app) as client:
+        asked = {**body(stream=True), "prompt": "x", "input": "x"}
+        kept = {CHAT: "messages", "completions": "prompt", "responses": "input"}[path]
+        wanted = {key: asked[key] for key in ("model", "stream", kept)}
+        text = client.post(path, json=wanted).text
+    last = json.loads(text.strip().rpartition("data: ")[2])
+    error = last["response"]["error"] if path == "responses" else last["error"]
+    assert (error["code"], error["message"]) == ("internal_error", "An internal error.")
+    assert "sk-secret" not in text
+    assert [r.exc_info is not None for r in caplog.records if "failed" in r.message] == [True]
 
 
 def test_what_a_key_and_all_may_spend_a_day_is_a_promise() -> None:

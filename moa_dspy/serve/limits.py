@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import Call
@@ -20,6 +20,9 @@ from moa_dspy.calls.store.store import RecentCalls
 from moa_dspy.errors import BudgetReachedError, PoolError
 from moa_dspy.pool import Pool
 from moa_dspy.serve.protocol import ApiError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 ANONYMOUS: Final = "anonymous"
 """Name of every client of a server without keys."""
@@ -228,6 +231,37 @@ class BoundedCalls(RecentCalls):
         if call.failure is None and call.sample == 0:
             self.add(call)
         return call
+
+
+async def read_body(request: Request, limits: ServerLimits) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        ApiError: If it is of another type than JSON, too long, or comes too slowly.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # From a browser, pages of other sites can send other types without a preflight request.
+        raise ApiError("The body must be sent as application/json.", status=415)
+    too_long = ApiError(
+        f"The body must be at most {limits.body_bytes} bytes.", status=413, code="too_large"
+    )
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced[:20]) > limits.body_bytes:
+        raise too_long
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.body_bytes:
+                    raise too_long
+                parts.append(part)
+    except TimeoutError:
+        raise ApiError(
+            f"The body did not arrive within {limits.body_seconds:g} s.", status=408
+        ) from None
+    return b"".join(parts)
 
 
 def parsed_body(raw: bytes, limits: ServerLimits) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -139,6 +140,46 @@ def test_a_stream_that_breaks_ends_with_an_error(monkeypatch: pytest.MonkeyPatch
     assert '"type": "response.failed"' in response.text
 
 
+def shown_metrics(client: httpx.Client) -> str:
+    return client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+
+
+def test_a_stream_is_counted_when_it_ends_and_as_it_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moa_dspy.serve")
+    go_on = threading.Event()
+    slow = Reply("Paris it is", split=str.split, wait=go_on)
+    broken = Reply("Paris it is", split=str.split, fails_after=2)
+    with (
+        serving([slow, slow, broken]) as server,
+        asking(app_of(real_pool(server, monkeypatch))) as client,
+    ):
+
+        def counted(status: int) -> bool:
+            return f'moa_requests_total{{model="a",status="{status}"}} 1.0' in shown_metrics(client)
+
+        with client.stream("POST", CHAT, json=body(stream=True)) as stream:
+            lines = stream.iter_lines()
+            assert "data" in next(lines)
+            assert "moa_requests_total{" not in shown_metrics(client)
+        assert soon(lambda: counted(499))
+        with client.stream("POST", CHAT, json=body(stream=True)) as stream:
+            lines = stream.iter_lines()
+            assert "data" in next(lines)
+            time.sleep(0.3)
+            go_on.set()
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert soon(lambda: counted(200))
+        assert '"agents_failed"' in client.post(CHAT, json=body(stream=True)).text
+        assert soon(lambda: counted(502))
+    messages = [record.getMessage() for record in caplog.records]
+    logged = [message.split() for message in messages if message.startswith("alice a ")]
+    assert [line[2] for line in logged] == ["499", "200", "502"]
+    # The time to the end, not to the headers: the model waited before its last word.
+    assert float(logged[1][3]) >= 0.3
+
+
 class BrokenEvent:
     @property
     def delta(self) -> Any:
@@ -148,7 +189,9 @@ class BrokenEvent:
 class BrokenMixture(ChatMixture):
     """Sends an event that no path can write."""
 
-    async def astream(self, request: Any, *, rollout: int | None = None) -> AsyncGenerator[Any]:
+    async def astream(
+        self, request: Any, *, rollout: int | None = None
+    ) -> AsyncGenerator[Any, None]:
         yield Proposals(())
         yield BrokenEvent()
 
@@ -165,6 +208,7 @@ def test_a_stream_ends_with_an_error_that_was_not_expected(
         kept = {CHAT: "messages", "completions": "prompt", "responses": "input"}[path]
         wanted = {key: asked[key] for key in ("model", "stream", kept)}
         text = client.post(path, json=wanted).text
+        assert soon(lambda: 'status="500"} 1.0' in shown_metrics(client))
     last = json.loads(text.strip().rpartition("data: ")[2])
     error = last["response"]["error"] if path == "responses" else last["error"]
     assert (error["code"], error["message"]) == ("internal_error", "An internal error.")
@@ -213,7 +257,7 @@ def test_a_fall_to_one_answer_is_in_a_header_and_in_the_metrics() -> None:
             assert answered.headers["x-moa-degraded"] == "1 of 2 agents answered"
         two = client.post(CHAT, json=body("a + b + c > synthesize(c)"))
         assert two.headers["x-moa-failures"] == "1 of 3"
-        shown = client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+        shown = shown_metrics(client)
     assert 'moa_degraded_total{model="architecture"} 2.0' in shown
     assert 'moa_agent_failures_total{agent="b"} 3.0' in shown
     assert 'moa_requests_total{model="architecture",status="200"} 3.0' in shown
@@ -225,7 +269,7 @@ def test_agents_of_an_answer_that_failed_are_counted_too() -> None:
         for model in ("b", "a > synthesize(b)"):
             assert client.post(CHAT, json=body(model)).status_code == 502
             assert "Layer" not in client.post(CHAT, json=body(model, stream=True)).text
-        shown = client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+        shown = shown_metrics(client)
     assert 'moa_agent_failures_total{agent="b"} 4.0' in shown
     assert 'moa_agent_calls_total{agent="a"} 2.0' in shown
     assert 'moa_agent_calls_total{agent="b"} 4.0' in shown

@@ -95,7 +95,7 @@ def test_a_failed_turn_is_told_and_forgotten() -> None:
         return f"saw {prompt}"
 
     Conversation(ChatMixture.of("a", scripted_pool({"a": reply})), console).run()
-    assert "error: The aggregator did not answer" in console.shown
+    assert "error: The agent did not answer: 0 of 1 agents answered. a: " in console.shown
     assert "saw Again" in console.shown
 
 

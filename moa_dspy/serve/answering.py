@@ -32,8 +32,8 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response
 from moa_dspy.serve.chat import ChatAnswer, ChatMixture, Proposals
-from moa_dspy.serve.limits import DailySpending, Places, ServerLimits
-from moa_dspy.serve.protocol import ApiError, ChatCall
+from moa_dspy.serve.limits import ApiError, DailySpending, Places, ServerLimits
+from moa_dspy.serve.protocol import ChatCall
 
 _logger = logging.getLogger("moa_dspy.serve")
 

@@ -32,6 +32,8 @@ from moa_dspy.serve.answering import (
 )
 from moa_dspy.serve.chat import ChatAnswer, Proposals
 from moa_dspy.serve.limits import (
+    DETAILS,
+    ApiError,
     DailySpending,
     Places,
     ServerKeys,
@@ -40,8 +42,6 @@ from moa_dspy.serve.limits import (
     read_body,
 )
 from moa_dspy.serve.protocol import (
-    DETAILS,
-    ApiError,
     ChatCall,
     ChatChunks,
     Head,

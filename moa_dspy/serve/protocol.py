@@ -6,7 +6,6 @@ without a word.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import uuid
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from moa_dspy.calls.lm.stream import arguments_of
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.serve.chat import ChatAnswer
 from moa_dspy.serve.limits import (
@@ -316,7 +316,7 @@ def _message(reply: Any) -> dict[str, Any]:
         {
             "id": call.id,
             "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(call.input)},
+            "function": {"name": call.name, "arguments": arguments_of(call)},
         }
         for call in reply.tool_calls
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import uuid
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from moa_dspy.calls.lm.stream import arguments_of
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.serve.chat import ChatAnswer
 from moa_dspy.serve.limits import DETAILS, ApiError, check_values
@@ -329,7 +329,7 @@ class ResponseWriter:
 def _items(reply: Any) -> list[dict[str, Any]]:
     text = reply_text(reply, lm15.TextPart) or reply_text(reply, lm15.RefusalPart)
     items = [_message_item(text or "")] if text or not reply.tool_calls else []
-    return [*items, *(_call_item(c.id, c.name, json.dumps(c.input)) for c in reply.tool_calls)]
+    return [*items, *(_call_item(c.id, c.name, arguments_of(c)) for c in reply.tool_calls)]
 
 
 def _message_item(text: str, *, status: str = "completed") -> dict[str, Any]:

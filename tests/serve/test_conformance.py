@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -16,12 +14,8 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from moa_dspy.agent import Agent
-from moa_dspy.calls.calls import Calls
-from moa_dspy.pool import Pool
-from moa_dspy.serve.limits import BoundedCalls
-from tests.serve.running import KEY, app_of, running, server_pool
-from tests.servers.chat import ChatServer, Reply, serving
+from tests.serve.running import KEY, app_of, one_agent, running, server_pool
+from tests.servers.chat import Reply
 
 CHAT, TEXT, RESPONSES = "chat/completions", "completions", "responses"
 USER = {"role": "user", "content": "Where is Paris?"}
@@ -381,45 +375,6 @@ def test_models_are_listed(client: httpx.Client) -> None:
     entry = client.get("models/a + b > vote").json()
     assert entry["moa"] == {"kind": "architecture", "architecture": "a + b > vote"}
     assert client.get("models/absent").status_code == 404
-
-
-def calls(*arguments: str) -> dict[str, Any]:
-    """Return the fields of a message that calls the tool with these arguments."""
-    functions = [{"name": "look", "arguments": text} for text in arguments]
-    return {
-        "tool_calls": [
-            {"index": n, "id": f"c{n}", "type": "function", "function": function}
-            for n, function in enumerate(functions)
-        ]
-    }
-
-
-@contextmanager
-def one_agent(*replies: Reply) -> Iterator[tuple[ChatServer, openai.OpenAI]]:
-    """Serve an agent ``a`` whose endpoint gives these replies, to OpenAI's own client."""
-    with serving(list(replies)) as server:
-        agent = Agent(name="a", model="openai/a", api_base=server.url, num_retries=0)
-        with (
-            running(app_of(Pool([agent], calls=Calls(BoundedCalls())))) as url,
-            openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as client,
-        ):
-            yield server, client
-
-
-def test_tool_calls_come_in_a_streamed_response() -> None:
-    tools: Any = [{"type": "function", "strict": False, **FUNCTION}]
-    called = Reply(" ", message=calls('{"at": "Paris"}', "{}"), finish_reason="tool_calls")
-    with (
-        one_agent(called) as (_, client),
-        client.responses.stream(model="a", input="Look.", tools=tools) as events,
-    ):
-        done = [event for event in events if event.type == "response.function_call_arguments.done"]
-        final = events.get_final_response()
-    items = [item for item in final.output if item.type == "function_call"]
-    expected = [("look", '{"at": "Paris"}'), ("look", "{}")]
-    assert [(event.name, event.arguments) for event in done] == expected
-    assert [(call.name, call.arguments) for call in items] == expected
-    assert [call.call_id for call in items] == ["c0", "c1"]
 
 
 def test_usage_comes_in_the_last_chunk_alone(client: httpx.Client) -> None:

@@ -15,8 +15,8 @@ import fastapi
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from moa_dspy.files import version
@@ -298,8 +298,7 @@ def create_app(
     app.state.served = served
     _add_paths(app, ServerApp(served, keys or ServerKeys()))
     if keys is None or not keys.are_needed:
-        # Against DNS rebinding: a web page may have a host name that resolves to this machine.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(_OWN_HOSTS))
+        app.add_middleware(_OwnHosts)
     app.exception_handler(ApiError)(_refused)
     app.exception_handler(HTTPException)(_no_such_path)
     app.exception_handler(Exception)(_broken)
@@ -322,6 +321,28 @@ def _add_paths(app: fastapi.FastAPI, handlers: ServerApp) -> None:
 
 _OWN_HOSTS: Final = ("127.0.0.1", "localhost", "[")
 """Names of this machine; of an address such as [::1] only the first bracket is compared."""
+
+
+class _OwnHosts:
+    """Refuses requests to other host names than this machine's.
+
+    Against DNS rebinding: a web page may have a host name that resolves to this machine.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        answer = self._app
+        if scope["type"] == "http":
+            host = Headers(scope=scope).get("host", "")
+            if host.partition(":")[0] not in _OWN_HOSTS:
+                error = ApiError(
+                    "The header `Host` must be 127.0.0.1, localhost or [::1], as this server has "
+                    f"no keys, but is {host!r:.100}."
+                )
+                answer = JSONResponse(error.body, error.status)
+        await answer(scope, receive, send)
 
 
 async def _refused(_: Request, error: Any) -> Response:

@@ -307,8 +307,20 @@ def chat(
 
 
 _COMMANDS: Final = "/agents, /clear, /exit"
-_CONTROLS: Final = {n: None for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
-"""Control characters of a terminal, removed so that a model's text cannot move the cursor."""
+_NOT_SHOWN: Final = dict.fromkeys(
+    n
+    for n in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if n not in (9, 10)
+)
+
+
+def printable(text: str) -> str:
+    """Return a model's text without what would move the cursor or change the order of the text.
+
+    These are control characters except tab and line feed, and the overrides and isolates of
+    bidirectional text.
+    """
+    return text.translate(_NOT_SHOWN)
 
 
 class Conversation:
@@ -360,7 +372,7 @@ class Conversation:
             head = f"{seat}: {response.agent}  ({tokens} tokens, {response.seconds:.2f} s)"
             self._console.print(head, style="bold", markup=False)
             text = response.text if response.has_answer else f"failed: {response.failure}"
-            self._console.print(text.translate(_CONTROLS), markup=False)
+            self._console.print(printable(text), markup=False)
 
     def _turn(self, runner: asyncio.Runner, text: str) -> None:
         from moa_dspy.dspy_internals import lm15
@@ -372,7 +384,7 @@ class Conversation:
             self._console.print("\n(stopped)")
             return
         except MoaError as error:
-            self._console.print(f"error: {error}", markup=False)
+            self._console.print(f"error: {printable(str(error))}", markup=False)
             return
         self._latest = answer
         self._messages += [message, answer.reply.message]
@@ -405,6 +417,6 @@ class Conversation:
 
     def _show(self, delta: Any) -> None:
         if delta.type == "text":
-            text = delta.text.translate(_CONTROLS)
+            text = printable(delta.text)
             self._console.print(text, end="", markup=False, soft_wrap=True)
             sys.stdout.flush()

@@ -401,22 +401,28 @@ class Conversation:
 
         request = lm15.Request(model="chat", messages=tuple(messages), system=self._system or None)
         answer: ChatAnswer | None = None
+        has_text = False
         with self._console.status("thinking") as status:
             async for event in self._mixture.astream(request):
                 if isinstance(event, StatusMessage):
                     status.update(f"thinking: {event.message}")
                 elif isinstance(event, lm15.StreamDeltaEvent):
                     status.stop()
-                    self._show(event.delta)
+                    has_text = self._show(event.delta) or has_text
                 elif hasattr(event, "answer"):
                     answer = event
-        self._console.print()
         if answer is None:
             raise MoaError("The stream ended without an answer.")
+        # A reply that only calls tools has no text of its own, but a text that names the calls.
+        rest = "" if has_text else answer.answer.final.text
+        self._console.print(printable(rest), markup=False)
         return answer
 
-    def _show(self, delta: Any) -> None:
-        if delta.type == "text":
-            text = printable(delta.text)
-            self._console.print(text, end="", markup=False, soft_wrap=True)
-            sys.stdout.flush()
+    def _show(self, delta: Any) -> bool:
+        """Show a piece of an answer; return whether it has text."""
+        if delta.type != "text":
+            return False
+        text = printable(delta.text)
+        self._console.print(text, end="", markup=False, soft_wrap=True)
+        sys.stdout.flush()
+        return bool(text.strip())

@@ -114,6 +114,17 @@ def test_marks_that_reorder_text_do_not_reach_the_terminal(
     assert not set(everything) & {*BIDI, "\x1b"}
 
 
+def test_the_calls_of_a_reply_without_text_are_shown(server: ChatServer, tmp_path: Path) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
+    called = Reply(" ", message={"tool_calls": [{"index": 0, **call}]}, finish_reason="tool_calls")
+    server.script = lambda _: called
+    path = tmp_path / "pool.toml"
+    path.write_text(POOL.format(url=server.url))
+    said = CliRunner().invoke(app, ["chat", "a", "--pool", str(path)], input="Hi\n")
+    assert said.exit_code == 0, said.output
+    assert 'call of look: {"at": 1}' in said.stdout
+
+
 def test_a_failed_turn_is_told_and_forgotten() -> None:
     console = Typed("Hello", "Again")
     replies = iter([Exception("down"), None])

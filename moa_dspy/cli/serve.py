@@ -249,8 +249,15 @@ def _config(app: Any, host: str, port: int, limits: ServerLimits) -> Any:
     )
 
 
+class _ConsoleFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _log_to_console() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_ConsoleFormatter("%(asctime)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("httpx", "LiteLLM", "dspy"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

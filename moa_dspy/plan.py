@@ -239,7 +239,8 @@ class Planner:
             if isinstance(combine, (Rank, Knockout)):
                 is_undecided = combine.is_undecided(responses, rounds)
         if not final.has_answer:
-            raise _too_few("The aggregator did not answer: 0 of 1", [*layers, *rounds, [final]])
+            who = "aggregator" if layers else "agent"
+            raise _too_few(f"The {who} did not answer: 0 of 1", [*layers, *rounds, [final]])
         self._complete(final)
         took = (*seconds, *(max(reply.seconds for reply in replies) for replies in rounds))
         replies = tuple(reply for replies in rounds for reply in replies)

@@ -21,7 +21,14 @@ from typer.core import TyperGroup
 from moa_dspy.cli.init import init
 from moa_dspy.cli.optimize import check, optimize, price_texts, worker
 from moa_dspy.cli.report import compare, pick, print_wide, rewrite_report
-from moa_dspy.cli.serve import PoolOption, agents_file, chat, program_or_text, serve
+from moa_dspy.cli.serve import (
+    PoolOption,
+    agents_file,
+    chat,
+    printable,
+    program_or_text,
+    serve,
+)
 from moa_dspy.errors import LocalModelError, MoaError, StoreError
 
 if TYPE_CHECKING:
@@ -54,7 +61,8 @@ def ask(
     inputs = _inputs(list(mixture.signature.input_fields), question, more or [])
     with redirect_stdout(sys.stderr), each_warning_once():
         prediction = mixture(**inputs)
-    typer.echo(_answer_json(mixture, prediction) if as_json else prediction.mixture.final.text)
+    answer = printable(prediction.mixture.final.text)
+    typer.echo(_answer_json(mixture, prediction) if as_json else answer)
 
 
 def _answer_json(mixture: MixtureOfAgents, prediction: Any) -> str:
@@ -309,7 +317,7 @@ class OneLineErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except MoaError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt as interrupt:
             typer.echo(_interrupted(ctx.invoked_subcommand, str(interrupt)), err=True)

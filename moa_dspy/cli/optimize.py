@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_dspy.cli.report import Report, print_wide
-from moa_dspy.cli.serve import agents_of_run, pool_option
+from moa_dspy.cli.serve import agents_of_run, pool_option, printable
 
 if TYPE_CHECKING:
     from moa_dspy.optimize.preflight import Preflight
@@ -194,7 +194,8 @@ def _show_check(preflight: Preflight) -> None:
         typer.echo(f"note: {note}")
     for agent in preflight.agents:
         if agent.failure:
-            typer.echo(f"error: Agent {agent.name!r} does not answer: {agent.failure}", err=True)
+            failure = printable(str(agent.failure))
+            typer.echo(f"error: Agent {agent.name!r} does not answer: {failure}", err=True)
 
 
 def _agents_table(preflight: Preflight) -> Any:

@@ -249,8 +249,15 @@ def _config(app: Any, host: str, port: int, limits: ServerLimits) -> Any:
     )
 
 
+class _ConsoleFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _log_to_console() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_ConsoleFormatter("%(asctime)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("httpx", "LiteLLM", "dspy"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -307,8 +314,20 @@ def chat(
 
 
 _COMMANDS: Final = "/agents, /clear, /exit"
-_CONTROLS: Final = {n: None for n in (*range(32), *range(127, 160)) if n not in (9, 10)}
-"""Control characters of a terminal, removed so that a model's text cannot move the cursor."""
+_NOT_SHOWN: Final = dict.fromkeys(
+    n
+    for n in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if n not in (9, 10)
+)
+
+
+def printable(text: str) -> str:
+    """Return a model's text without what would move the cursor or change the order of the text.
+
+    These are control characters except tab and line feed, and the overrides and isolates of
+    bidirectional text.
+    """
+    return text.translate(_NOT_SHOWN)
 
 
 class Conversation:
@@ -360,7 +379,7 @@ class Conversation:
             head = f"{seat}: {response.agent}  ({tokens} tokens, {response.seconds:.2f} s)"
             self._console.print(head, style="bold", markup=False)
             text = response.text if response.has_answer else f"failed: {response.failure}"
-            self._console.print(text.translate(_CONTROLS), markup=False)
+            self._console.print(printable(text), markup=False)
 
     def _turn(self, runner: asyncio.Runner, text: str) -> None:
         from moa_dspy.dspy_internals import lm15
@@ -372,7 +391,7 @@ class Conversation:
             self._console.print("\n(stopped)")
             return
         except MoaError as error:
-            self._console.print(f"error: {error}", markup=False)
+            self._console.print(f"error: {printable(str(error))}", markup=False)
             return
         self._latest = answer
         self._messages += [message, answer.reply.message]
@@ -389,22 +408,28 @@ class Conversation:
 
         request = lm15.Request(model="chat", messages=tuple(messages), system=self._system or None)
         answer: ChatAnswer | None = None
+        has_text = False
         with self._console.status("thinking") as status:
             async for event in self._mixture.astream(request):
                 if isinstance(event, StatusMessage):
                     status.update(f"thinking: {event.message}")
                 elif isinstance(event, lm15.StreamDeltaEvent):
                     status.stop()
-                    self._show(event.delta)
+                    has_text = self._show(event.delta) or has_text
                 elif hasattr(event, "answer"):
                     answer = event
-        self._console.print()
         if answer is None:
             raise MoaError("The stream ended without an answer.")
+        # A reply that only calls tools has no text of its own, but a text that names the calls.
+        rest = "" if has_text else answer.answer.final.text
+        self._console.print(printable(rest), markup=False)
         return answer
 
-    def _show(self, delta: Any) -> None:
-        if delta.type == "text":
-            text = delta.text.translate(_CONTROLS)
-            self._console.print(text, end="", markup=False, soft_wrap=True)
-            sys.stdout.flush()
+    def _show(self, delta: Any) -> bool:
+        """Show a piece of an answer; return whether it has text."""
+        if delta.type != "text":
+            return False
+        text = printable(delta.text)
+        self._console.print(text, end="", markup=False, soft_wrap=True)
+        sys.stdout.flush()
+        return bool(text.strip())

@@ -7,15 +7,17 @@ import itertools
 import logging
 import re
 import secrets
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import dspy
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.requests import ClientDisconnect, Request
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import (
@@ -30,10 +32,12 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response
 from moa_dspy.serve.chat import ChatAnswer, ChatMixture, Proposals
-from moa_dspy.serve.limits import DailySpending, Places, ServerLimits
-from moa_dspy.serve.protocol import ApiError, ChatCall
+from moa_dspy.serve.limits import ApiError, DailySpending, Places, ServerLimits
+from moa_dspy.serve.protocol import ChatCall
 
 _logger = logging.getLogger("moa_dspy.serve")
+
+_T = TypeVar("_T")
 
 _LONGEST_TEXT: Final = 1000
 _MOST_TEXTS: Final = 128
@@ -201,6 +205,24 @@ class Metrics:
             self.calls.labels(response.agent).inc(response.calls)
             if not (response.has_answer or response.is_left_out):
                 self.failures.labels(response.agent).inc()
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """The facts of a request for the metrics and the log, written once its answer has been sent."""
+
+    metrics: Metrics
+    key: str = "refused"
+    label: str = "unknown"
+    status: int = 500
+    started: float = field(default_factory=time.monotonic)
+
+    def write(self) -> None:
+        """Count and log the request."""
+        seconds = time.monotonic() - self.started
+        self.metrics.requests.labels(self.label, str(self.status)).inc()
+        self.metrics.seconds.labels(self.label).observe(seconds)
+        _logger.info("%s %s %s %.2f s", self.key, self.label, self.status, seconds)
 
 
 @dataclass(slots=True)
@@ -372,3 +394,27 @@ def headers_of(
     if answers and all(answer.usd is not None for answer in answers):
         headers["X-Moa-Usd"] = f"{sum(answer.usd or 0.0 for answer in answers):.8f}"
     return headers
+
+
+async def unless_gone(request: Request, answer: Awaitable[_T]) -> _T:
+    """Return the answer; cancel it if the client disconnects first.
+
+    Raises:
+        ClientDisconnect: If the client disconnected.
+    """
+    working, gone = asyncio.ensure_future(answer), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, gone):
+            task.cancel()
+            with suppress(asyncio.CancelledError, ApiError):
+                await task
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -6,17 +6,17 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import fastapi
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from moa_dspy.files import version
@@ -24,15 +24,24 @@ from moa_dspy.serve.answering import (
     Answering,
     Catalogue,
     Metrics,
+    RequestRecord,
     Served,
     ServedModel,
     headers_of,
+    unless_gone,
 )
 from moa_dspy.serve.chat import ChatAnswer, Proposals
-from moa_dspy.serve.limits import DailySpending, Places, ServerKeys, ServerLimits, parsed_body
-from moa_dspy.serve.protocol import (
+from moa_dspy.serve.limits import (
     DETAILS,
     ApiError,
+    DailySpending,
+    Places,
+    ServerKeys,
+    ServerLimits,
+    parsed_body,
+    read_body,
+)
+from moa_dspy.serve.protocol import (
     ChatCall,
     ChatChunks,
     Head,
@@ -45,8 +54,6 @@ from moa_dspy.serve.protocol import (
 from moa_dspy.serve.responses import ResponseWriter, read_response
 
 _logger = logging.getLogger("moa_dspy.serve")
-
-_T = TypeVar("_T")
 
 _GONE: Final = 499
 """Status in metrics and logs of a request whose client has disconnected."""
@@ -99,63 +106,44 @@ class ServerApp:
         return {**head, "owned_by": "moa-dspy", "moa": facts}
 
     async def _answered(self, request: Request, shape: _Shape) -> Response:
-        started, label, status = time.monotonic(), "unknown", 200
-        key = "refused"
+        record = RequestRecord(self._served.metrics)
+        response = Response(status_code=_GONE)
         try:
-            key = self._keys.name_of(request.headers.get("authorization"))
-            body = parsed_body(await self._body(request), self._served.limits)
-            _check_body(body, request)
-            model = self._served.catalogue.model(body["model"])
-            label = model.label
-            call = shape.read(body)
-            answering = Answering(self._served, model, call, key)
-            if self._served.has_content_log:
-                _logger.info("%s asks %s: %s", key, label, json.dumps(body))
-            if call.is_streamed:
-                return await self._streamed(request, shape, answering, body)
-            answers = await unless_gone(request, answering.whole())
-            headers = headers_of(call, None, answers)
-            return JSONResponse(shape.whole(body, call, answers), headers=headers)
+            response = await self._answer(request, shape, record)
         except ClientDisconnect:
-            status = _GONE
-            return Response(status_code=_GONE)
+            record.status = _GONE
         except ApiError as error:
-            status = error.status
-            return JSONResponse(error.body, error.status, headers=error.headers)
+            record.status, response = error.status, await _refused(request, error)
         finally:
-            seconds = time.monotonic() - started
-            self._served.metrics.requests.labels(label, str(status)).inc()
-            self._served.metrics.seconds.labels(label).observe(seconds)
-            _logger.info("%s %s %s %.2f s", key, label, status, seconds)
+            if not isinstance(response, _Stream):
+                record.write()
+        return response
 
-    async def _body(self, request: Request) -> bytes:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            # From a browser, pages of other sites can send other types without a preflight request.
-            raise ApiError("The body must be sent as application/json.", status=415)
-        limits = self._served.limits
-        too_long = ApiError(
-            f"The body must be at most {limits.body_bytes} bytes.", status=413, code="too_large"
-        )
-        announced = request.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced[:20]) > limits.body_bytes:
-            raise too_long
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(limits.body_seconds):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > limits.body_bytes:
-                        raise too_long
-                    parts.append(part)
-        except TimeoutError:
-            raise ApiError(
-                f"The body did not arrive within {limits.body_seconds:g} s.", status=408
-            ) from None
-        return b"".join(parts)
+    async def _answer(self, request: Request, shape: _Shape, record: RequestRecord) -> Response:
+        record.key = self._keys.name_of(request.headers.get("authorization"))
+        body = parsed_body(await read_body(request, self._served.limits), self._served.limits)
+        _check_body(body, request)
+        model = self._served.catalogue.model(body["model"])
+        record.label = model.label
+        call = shape.read(body)
+        answering = Answering(self._served, model, call, record.key)
+        if self._served.has_content_log:
+            _logger.info("%s asks %s: %s", record.key, record.label, json.dumps(body))
+        if call.is_streamed:
+            return await self._streamed(request, shape, answering, body, record)
+        answers = await unless_gone(request, answering.whole())
+        headers = headers_of(call, None, answers)
+        response = JSONResponse(shape.whole(body, call, answers), headers=headers)
+        record.status = 200
+        return response
 
     async def _streamed(
-        self, request: Request, shape: _Shape, answering: Answering, body: dict[str, Any]
+        self,
+        request: Request,
+        shape: _Shape,
+        answering: Answering,
+        body: dict[str, Any],
+        record: RequestRecord,
     ) -> Response:
         """Return a stream; its headers wait for the proposers, as they say how many answered."""
         events = answering.events()
@@ -173,19 +161,30 @@ class ServerApp:
         except BaseException:
             await events.aclose()  # type: ignore[attr-defined]  # an async generator
             raise
-        lines = _lines(shape, answering.call, body, begun, events)
+        writer = shape.writer(body, answering.call)
         headers = {"Cache-Control": "no-cache", **headers_of(answering.call, proposals, [])}
-        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+        return _Stream(_lines(shape, writer, begun, events, record), record, headers)
+
+
+class _Stream(StreamingResponse):
+    """A stream of events, recorded when it ends: also if the client left before it began."""
+
+    def __init__(self, lines: Any, record: RequestRecord, headers: dict[str, str]) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers=headers)
+        self._record = record
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self._record.status = _GONE  # unless the events come to an end
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._record.write()
 
 
 async def _lines(
-    shape: _Shape,
-    call: ChatCall,
-    body: dict[str, Any],
-    begun: list[tuple[int, Any]],
-    events: Any,
+    shape: _Shape, writer: Any, begun: list[tuple[int, Any]], events: Any, record: RequestRecord
 ) -> AsyncIterator[bytes]:
-    writer, answers = shape.writer(body, call), dict[int, ChatAnswer]()
+    answers = dict[int, ChatAnswer]()
     async with aclosing(events):
         try:
             async for index, event in _chained(begun, events):
@@ -200,12 +199,17 @@ async def _lines(
                     continue
                 for line in lines:
                     yield shape.line(line)
+            # Before the last events, as a client that has them may leave at once.
+            record.status = 200
             for line in writer.last([answers[index] for index in sorted(answers)]):
                 yield shape.line(line)
             if shape.closing:
                 yield shape.closing
-        except ApiError as error:
-            yield shape.failed(writer, error)
+        except Exception as error:
+            # The HTTP status has been sent, so only an event can tell the client.
+            known = error if isinstance(error, ApiError) else _internal_error(error)
+            record.status = known.status
+            yield shape.failed(writer, known)
 
 
 async def _chained(begun: list[Any], events: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -224,30 +228,6 @@ def _check_body(body: dict[str, Any], request: Request) -> None:
     name = body.get("model")
     if not isinstance(name, str) or not name:
         raise ApiError("`model` must be the name of a model.", param="model")
-
-
-async def unless_gone(request: Request, answer: Awaitable[_T]) -> _T:
-    """Return the answer; cancel it if the client disconnects first.
-
-    Raises:
-        ClientDisconnect: If the client disconnected.
-    """
-    working, gone = asyncio.ensure_future(answer), asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        for task in (working, gone):
-            task.cancel()
-            with suppress(asyncio.CancelledError, ApiError):
-                await task
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,8 +298,7 @@ def create_app(
     app.state.served = served
     _add_paths(app, ServerApp(served, keys or ServerKeys()))
     if keys is None or not keys.are_needed:
-        # Against DNS rebinding: a web page may have a host name that resolves to this machine.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(_OWN_HOSTS))
+        app.add_middleware(_OwnHosts)
     app.exception_handler(ApiError)(_refused)
     app.exception_handler(HTTPException)(_no_such_path)
     app.exception_handler(Exception)(_broken)
@@ -344,6 +323,28 @@ _OWN_HOSTS: Final = ("127.0.0.1", "localhost", "[")
 """Names of this machine; of an address such as [::1] only the first bracket is compared."""
 
 
+class _OwnHosts:
+    """Refuses requests to other host names than this machine's.
+
+    Against DNS rebinding: a web page may have a host name that resolves to this machine.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        answer = self._app
+        if scope["type"] == "http":
+            host = Headers(scope=scope).get("host", "")
+            if host.partition(":")[0] not in _OWN_HOSTS:
+                error = ApiError(
+                    "The header `Host` must be 127.0.0.1, localhost or [::1], as this server has "
+                    f"no keys, but is {host!r:.100}."
+                )
+                answer = JSONResponse(error.body, error.status)
+        await answer(scope, receive, send)
+
+
 async def _refused(_: Request, error: Any) -> Response:
     return JSONResponse(error.body, error.status, headers=error.headers)
 
@@ -354,8 +355,13 @@ async def _no_such_path(_: Request, error: Any) -> Response:
 
 
 async def _broken(_: Request, error: Exception) -> Response:
+    return JSONResponse(_internal_error(error).body, 500)
+
+
+def _internal_error(error: Exception) -> ApiError:
+    """Log an error that nothing expected; return what the client may know of it."""
     _logger.error("A request failed.", exc_info=error)
-    return JSONResponse(ApiError("An internal error.", status=500).body, 500)
+    return ApiError("An internal error.", status=500, code="internal_error")
 
 
 _ERROR: Final[dict[str, Any]] = {

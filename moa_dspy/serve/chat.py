@@ -7,7 +7,6 @@ a ``MixtureOfAgents``; only the messages are the caller's instead of a signature
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,7 +20,7 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.adapters.guard import quoted, user_content
 from moa_dspy.adapters.plain_chat import earlier_turns, only_output
 from moa_dspy.architecture import Architecture
-from moa_dspy.calls.lm.stream import words
+from moa_dspy.calls.lm.stream import arguments_of, deltas_of_reply
 from moa_dspy.dspy_internals import CLIENT_KEYS, lm15
 from moa_dspy.errors import ArchitectureError
 from moa_dspy.mixture import MixtureOfAgents
@@ -48,7 +47,7 @@ class ChatText(str):
 def chat_text(reply: Any) -> ChatText:
     """Return the text of a reply that another agent reads, or else the tools that it calls."""
     texts = [part.text for part in reply.message.parts_of(lm15.TextPart)]
-    calls = [f"call of {call.name}: {json.dumps(call.input)}" for call in reply.tool_calls]
+    calls = [f"call of {call.name}: {arguments_of(call)}" for call in reply.tool_calls]
     text = ChatText("".join(texts) if "".join(texts).strip() else "\n".join(calls))
     text.reply = reply
     return text
@@ -434,12 +433,3 @@ def _deltas(delta: Any) -> Iterator[Any]:
             id=getattr(call, "id", None),
             name=getattr(function, "name", None),
         )
-
-
-def deltas_of_reply(reply: Any) -> Iterator[Any]:
-    """Yield the events of a complete reply word by word, as a stream would."""
-    for event in lm15.response_to_events(reply):
-        if event.type == "delta" and isinstance(event.delta, lm15.TextDelta):
-            yield from words(event.delta)
-        elif event.type == "delta":
-            yield event.delta

@@ -1,4 +1,4 @@
-"""Limits of the server: keys, sizes, times, its queue, and the daily spending of a key."""
+"""Limits of the server: keys, sizes, times, values, queue and daily spending; and its errors."""
 
 from __future__ import annotations
 
@@ -6,23 +6,65 @@ import asyncio
 import hashlib
 import hmac
 import json
+import math
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import Call
 from moa_dspy.calls.store.store import RecentCalls
 from moa_dspy.errors import BudgetReachedError, PoolError
 from moa_dspy.pool import Pool
-from moa_dspy.serve.protocol import ApiError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+MOST_COMPLETIONS: Final = 16
+"""Answers to one request, ``n``."""
+
+DETAILS: Final = "moa_details"
+"""Body flag, and ``X-Moa-Details`` the header, that asks for each agent's response."""
 
 ANONYMOUS: Final = "anonymous"
 """Name of every client of a server without keys."""
+
+
+class ApiError(Exception):
+    """An error in OpenAI's shape.
+
+    Args:
+        message: For people.
+        status: HTTP status.
+        param: The key of the body that is wrong.
+        code: Identifies the error, for programs.
+        kind: OpenAI's ``type``; default: by the status.
+        headers: Headers of the response.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, dict(headers or {})
+        kind = kind or ("invalid_request_error" if status < 500 else "server_error")
+        self.error = {"message": message, "type": kind, "param": param, "code": code}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object of the response."""
+        return {"error": self.error}
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +272,37 @@ class BoundedCalls(RecentCalls):
         return call
 
 
+async def read_body(request: Request, limits: ServerLimits) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        ApiError: If it is of another type than JSON, too long, or comes too slowly.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # From a browser, pages of other sites can send other types without a preflight request.
+        raise ApiError("The body must be sent as application/json.", status=415)
+    too_long = ApiError(
+        f"The body must be at most {limits.body_bytes} bytes.", status=413, code="too_large"
+    )
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced[:20]) > limits.body_bytes:
+        raise too_long
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.body_bytes:
+                    raise too_long
+                parts.append(part)
+    except TimeoutError:
+        raise ApiError(
+            f"The body did not arrive within {limits.body_seconds:g} s.", status=408
+        ) from None
+    return b"".join(parts)
+
+
 def parsed_body(raw: bytes, limits: ServerLimits) -> dict[str, Any]:
     """Return the JSON object of a body.
 
@@ -273,3 +346,68 @@ def _check_depth(body: Any, limits: ServerLimits) -> None:
         if not level:
             return
     raise ApiError(_too_deep(limits))
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and least <= value <= most
+
+
+def _is_whole(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    return _is_number(value, least, most) and (isinstance(value, int) or value.is_integer())
+
+
+def _are_texts(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return all(isinstance(text, str) and text for text in texts)
+
+
+_EFFORTS: Final = ("none", "off", "minimal", "low", "medium", "high", "xhigh", "max")
+_ANY: Final = (lambda value: True, "anything")
+_FLAG: Final = (lambda value: isinstance(value, bool), "true or false")
+_PENALTY: Final = (lambda value: _is_number(value, -2, 2), "a number from -2 to 2")
+_TOKENS: Final = (lambda value: _is_whole(value, 1), "a whole number of at least 1")
+_RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    DETAILS: _FLAG,
+    "frequency_penalty": _PENALTY,
+    "logit_bias": (lambda value: isinstance(value, dict), "an object"),
+    "max_completion_tokens": _TOKENS,
+    "max_output_tokens": _TOKENS,
+    "max_tokens": _TOKENS,
+    "modalities": (lambda value: value == ["text"], "['text']"),
+    "n": (
+        lambda value: isinstance(value, int) and _is_whole(value, 1, MOST_COMPLETIONS),
+        f"a number from 1 to {MOST_COMPLETIONS}",
+    ),
+    "parallel_tool_calls": _FLAG,
+    "presence_penalty": _PENALTY,
+    "reasoning_effort": (lambda value: value in _EFFORTS, f"one of {', '.join(_EFFORTS)}"),
+    "seed": (_is_whole, "a whole number"),
+    "stop": (_are_texts, "a text or a list of texts, none of them empty"),
+    "stream": _FLAG,
+    "temperature": (lambda value: _is_number(value, 0, 2), "a number from 0 to 2"),
+    "top_p": (lambda value: _is_number(value, 0, 1), "a number from 0 to 1"),
+}
+"""For a key of a body, which values are right, and this in words."""
+
+
+def check_values(fields: Mapping[str, Any]) -> None:
+    """Check the values of all keys that have a rule.
+
+    Raises:
+        ApiError: If one is wrong.
+    """
+    for key, value in fields.items():
+        is_right, right = _RULES.get(key, _ANY)
+        if not is_right(value):
+            raise ApiError(f"`{key}` must be {right}, but is {value!r:.100}.", param=key)
+
+
+def unknown_key(key: str, known: Iterable[str]) -> ApiError:
+    """Return the error of a key that no request has."""
+    names = ", ".join(sorted(known))
+    return ApiError(
+        f"Unknown parameter `{key:.100}`; known are {names}.",
+        param=key[:100],
+        code="unknown_parameter",
+    )

@@ -19,9 +19,9 @@ from litellm.types.utils import GenericStreamingChunk, ModelResponse
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import LayerFailedError, PoolError
 from moa_dspy.serve.chat import ChatAnswer, ChatMixture
+from moa_dspy.serve.limits import ApiError
 from moa_dspy.serve.lm import MixtureLM
 from moa_dspy.serve.protocol import (
-    ApiError,
     ChatCall,
     Head,
     chat_completion,

@@ -6,21 +6,23 @@ without a word.
 
 from __future__ import annotations
 
-import json
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from moa_dspy.calls.lm.stream import arguments_of
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.serve.chat import ChatAnswer
-
-MOST_COMPLETIONS: Final = 16
-"""Answers to one request, ``n``."""
-
-DETAILS: Final = "moa_details"
-"""Body flag, and ``X-Moa-Details`` the header, that asks for each agent's response."""
+from moa_dspy.serve.limits import (
+    DETAILS,
+    MOST_COMPLETIONS,
+    ApiError,
+    check_values,
+    unknown_key,
+)
 
 _NOT_PASSED_ON: Final = (
     "metadata",
@@ -41,44 +43,37 @@ _REFUSED: Final = {
     "audio": "an answer of a mixture is text",
     "logprobs": "an answer of several models has no log probabilities",
     "top_logprobs": "an answer of several models has no log probabilities",
+    "top_k": "many endpoints of agents do not accept it",
     "web_search_options": "agents cannot search; give a tool",
     "provider": "the pool sets the endpoints of the agents",
 }
+_SAMPLING: Final = (
+    "frequency_penalty",
+    "logit_bias",
+    "max_tokens",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "temperature",
+    "top_p",
+)
+_PASSED_ON: Final = (
+    *_SAMPLING,
+    "function_call",
+    "functions",
+    "max_completion_tokens",
+    "messages",
+    "model",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "response_format",
+    "tool_choice",
+    "tools",
+)
+_OWN_KEYS: Final = (DETAILS, "modalities", "n", "stream", "stream_options")
+_PARTS: Final = ("text", "image_url", "refusal")
 _URLS: Final = ("https://", "http://", "data:")
 _FINISH: Final = {"tool_call": "tool_calls", "error": "stop"}
-
-
-class ApiError(Exception):
-    """An error in OpenAI's shape.
-
-    Args:
-        message: For people.
-        status: HTTP status.
-        param: The key of the body that is wrong.
-        code: Identifies the error, for programs.
-        kind: OpenAI's ``type``; default: by the status.
-        headers: Headers of the response.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        param: str | None = None,
-        code: str | None = None,
-        kind: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, dict(headers or {})
-        kind = kind or ("invalid_request_error" if status < 500 else "server_error")
-        self.error = {"message": message, "type": kind, "param": param, "code": code}
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The JSON object of the response."""
-        return {"error": self.error}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,49 +102,39 @@ def read_chat(body: Mapping[str, Any]) -> ChatCall:
         ApiError: If the body is malformed, or asks for something that a mixture cannot do.
     """
     fields = {key: value for key, value in body.items() if value is not None}
-    has_details = _flag(fields, DETAILS)
-    n = _count(fields)
+    check_values(fields)
     options = _stream_options(fields)
+    has_details, is_streamed = fields.pop(DETAILS, False), fields.pop("stream", False)
+    n = fields.pop("n", 1)
+    fields.pop("modalities", None)
     ignored = [key for key in _NOT_PASSED_ON if key in fields]
     fields = {key: value for key, value in fields.items() if key not in ignored}
     _refuse(fields)
-    if fields.pop("modalities", ["text"]) != ["text"]:
-        raise ApiError("`modalities` must be ['text'].", param="modalities")
     _check_messages(fields.get("messages"))
     fields, loosened = _without_strict_tools(fields)
     try:
         request = lm15.request_from_openai_chat(fields)
-    except lm15.UnsupportedFeatureError as error:
-        raise ApiError(_readable(error), code="unsupported_parameter") from error
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ApiError(_readable(error)) from error
+    except (lm15.UnsupportedFeatureError, TypeError, ValueError, OverflowError) as error:
+        raise _readable(error, fields) from error
     return ChatCall(
         (request,) * n,
-        _flag(fields, "stream"),
+        is_streamed,
         bool(options.get("include_usage")),
         has_details,
         (*ignored, *loosened),
     )
 
 
-def _readable(error: Exception) -> str:
-    return str(error).partition(" — ")[0].removeprefix("openai-chat: ") or type(error).__name__
-
-
-def _flag(fields: dict[str, Any], name: str) -> bool:
-    value = fields.pop(name, False)
-    if not isinstance(value, bool):
-        raise ApiError(f"`{name}` must be true or false, but is {value!r:.100}.", param=name)
-    return value
-
-
-def _count(fields: dict[str, Any]) -> int:
-    n = fields.pop("n", 1)
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MOST_COMPLETIONS:
-        raise ApiError(
-            f"`n` must be a number from 1 to {MOST_COMPLETIONS}, but is {n!r:.100}.", param="n"
-        )
-    return n
+def _readable(error: Exception, fields: Mapping[str, Any]) -> ApiError:
+    """Return an error of DSPy's reader, which begins with the place of what is wrong."""
+    text = str(error).partition(" — ")[0].removeprefix("openai-chat: ") or type(error).__name__
+    place = re.match(r"\w+", text)
+    is_unsupported = isinstance(error, lm15.UnsupportedFeatureError)
+    return ApiError(
+        text.replace("cannot be carried by a canonical Request", "is not supported"),
+        param=place[0] if place and place[0] in fields else None,
+        code="unsupported_parameter" if is_unsupported else None,
+    )
 
 
 def _stream_options(fields: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +144,9 @@ def _stream_options(fields: dict[str, Any]) -> dict[str, Any]:
     if options and fields.get("stream") is not True:
         raise ApiError("`stream_options` needs `stream`.", param="stream_options")
     if unknown := set(options) - {"include_usage", "include_obfuscation"}:
-        raise ApiError(f"`stream_options` has unknown {', '.join(sorted(unknown))}.")
+        raise ApiError(
+            f"`stream_options` has unknown {', '.join(sorted(unknown))}.", param="stream_options"
+        )
     return options
 
 
@@ -169,28 +156,43 @@ def _refuse(fields: dict[str, Any]) -> None:
             raise ApiError(
                 f"`{key}` is not supported: {reason}.", param=key, code="unsupported_parameter"
             )
+    if unknown := [key for key in fields if key not in _PASSED_ON]:
+        raise unknown_key(unknown[0], (*_PASSED_ON, *_OWN_KEYS, *_NOT_PASSED_ON))
 
 
 def _check_messages(messages: Any) -> None:
     if not isinstance(messages, list) or not messages:
         raise ApiError("`messages` must be a list with at least one message.", param="messages")
-    roles = [row.get("role") for row in messages if isinstance(row, dict)]
-    if all(role in ("system", "developer") for role in roles):
-        raise ApiError("`messages` must hold more than instructions.", param="messages")
-    for url in _urls(messages):
-        if not isinstance(url, str) or not url.lower().startswith(_URLS):
+    for n, row in enumerate(messages):
+        if not isinstance(row, dict):
             raise ApiError(
-                f"An image's `url` must begin with {', '.join(_URLS)}.", param="messages"
+                f"`messages[{n}]` must be an object, but is {row!r:.100}.", param="messages"
             )
+        content = row.get("content")
+        if content == []:
+            raise ApiError(f"`messages[{n}].content` must not be empty.", param="messages")
+        for block in content if isinstance(content, list) else ():
+            _check_part(block, f"messages[{n}].content")
+    if all(row.get("role") in ("system", "developer") for row in messages):
+        raise ApiError("`messages` must hold more than instructions.", param="messages")
 
 
-def _urls(messages: list[Any]) -> Iterator[Any]:
-    contents = [row.get("content") for row in messages if isinstance(row, dict)]
-    blocks = [block for content in contents if isinstance(content, list) for block in content]
-    for block in blocks:
-        image = block.get("image_url") if isinstance(block, dict) else None
-        if image is not None:
-            yield image.get("url") if isinstance(image, dict) else image
+def _check_part(block: Any, place: str) -> None:
+    kind = block.get("type") if isinstance(block, dict) else None
+    if kind not in _PARTS:
+        raise ApiError(
+            f"`{place}` has a part of type {kind!r:.100}, which is not supported; it can have "
+            "text and image_url.",
+            param="messages",
+            code="unsupported_parameter",
+        )
+    image = block.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    if kind == "image_url" and not (isinstance(url, str) and url.lower().startswith(_URLS)):
+        raise ApiError(
+            f"An image's `url` must begin with {', '.join(_URLS)}, but is {url!r:.100}.",
+            param="messages",
+        )
 
 
 def _without_strict_tools(fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -209,23 +211,7 @@ def _without_strict_tools(fields: dict[str, Any]) -> tuple[dict[str, Any], list[
 
 
 _PLAIN_COMPLETION: Final = frozenset(
-    {
-        "frequency_penalty",
-        "logit_bias",
-        "max_tokens",
-        "model",
-        "n",
-        "presence_penalty",
-        "prompt",
-        "seed",
-        "stop",
-        "stream",
-        "stream_options",
-        "temperature",
-        "top_p",
-        "user",
-        DETAILS,
-    }
+    {*_SAMPLING, DETAILS, "model", "n", "prompt", "stream", "stream_options", "user"}
 )
 _HARMLESS: Final[dict[str, tuple[Any, ...]]] = {
     "best_of": (1,),
@@ -244,7 +230,7 @@ def read_completion(body: Mapping[str, Any]) -> ChatCall:
     fields = {key: value for key, value in body.items() if value is not None}
     for key in set(fields) - _PLAIN_COMPLETION:
         if key not in _HARMLESS:
-            raise ApiError(f"Unknown parameter `{key}`.", param=key, code="unknown_parameter")
+            raise unknown_key(key, _PLAIN_COMPLETION)
         if fields.pop(key) not in _HARMLESS[key]:
             raise ApiError(f"`{key}` is not supported.", param=key, code="unsupported_parameter")
     prompts = fields.pop("prompt", None)
@@ -330,7 +316,7 @@ def _message(reply: Any) -> dict[str, Any]:
         {
             "id": call.id,
             "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(call.input)},
+            "function": {"name": call.name, "arguments": arguments_of(call)},
         }
         for call in reply.tool_calls
     ]

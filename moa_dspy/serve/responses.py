@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from moa_dspy.calls.lm.stream import arguments_of
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.serve.chat import ChatAnswer
+from moa_dspy.serve.limits import DETAILS, ApiError, check_values
 from moa_dspy.serve.protocol import (
-    DETAILS,
-    ApiError,
     ChatCall,
     details_of,
     read_chat,
@@ -49,6 +49,14 @@ _HARMLESS: Final[dict[str, tuple[Any, ...]]] = {
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
+_DROPPED: Final = (("text", "verbosity"), ("reasoning", "summary"))
+_NAMES: Final = {
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+}
+"""Names of this API for keys of a chat request."""
+
 _ECHOED: Final = ("instructions", "max_output_tokens", "metadata", "temperature", "top_p", "user")
 
 
@@ -59,6 +67,7 @@ def read_response(body: Mapping[str, Any]) -> ChatCall:
         ApiError: If the body is malformed, or asks for something that a mixture cannot do.
     """
     fields = {key: value for key, value in body.items() if value is not None}
+    check_values(fields)
     kept = ["store"] if fields.pop("store", False) else []
     for key in set(fields) - _SAME - _OWN:
         if key not in _HARMLESS or fields[key] not in _HARMLESS[key]:
@@ -74,8 +83,27 @@ def read_response(body: Mapping[str, Any]) -> ChatCall:
         chat["max_tokens"] = fields["max_output_tokens"]
     chat.update(_tools(fields))
     chat.update(_format(fields))
-    call = read_chat(chat)
+    kept += [f"{name}.{key}" for name, key in _DROPPED if key in fields.get(name, {})]
+    try:
+        call = read_chat(chat)
+    except ApiError as error:
+        raise _renamed(error) from error
     return replace(call, not_passed_on=(*kept, *call.not_passed_on))
+
+
+def _renamed(error: ApiError) -> ApiError:
+    """Return an error of a chat request with the names of this API."""
+    param = str(error.error["param"])
+    if param not in _NAMES:
+        return error
+    # Without the number of the message, as an item may be only a part of one.
+    text = re.sub(
+        r"`?messages\[\d+\]\.?([\w.\[\]]*)`?",
+        lambda found: f"`{found[1]}` of an item of `input`" if found[1] else "An item of `input`",
+        str(error),
+    )
+    text = text.replace(param, _NAMES[param])
+    return ApiError(text, param=_NAMES[param], code=error.error["code"])
 
 
 def _instructions(fields: dict[str, Any]) -> list[dict[str, Any]]:
@@ -267,9 +295,9 @@ class ResponseWriter:
         item = self._open or {}
         return {"item_id": item["id"], "output_index": len(self._written), **rest}
 
-    def _event(self, name: str, **rest: Any) -> dict[str, Any]:
+    def _event(self, kind: str, /, **rest: Any) -> dict[str, Any]:
         number, self._n_events = self._n_events, self._n_events + 1
-        return {"type": name, "sequence_number": number, **rest}
+        return {"type": kind, "sequence_number": number, **rest}
 
     def _response(self, answer: ChatAnswer | None, output: list[dict[str, Any]]) -> dict[str, Any]:
         body = self._body
@@ -301,7 +329,7 @@ class ResponseWriter:
 def _items(reply: Any) -> list[dict[str, Any]]:
     text = reply_text(reply, lm15.TextPart) or reply_text(reply, lm15.RefusalPart)
     items = [_message_item(text or "")] if text or not reply.tool_calls else []
-    return [*items, *(_call_item(c.id, c.name, json.dumps(c.input)) for c in reply.tool_calls)]
+    return [*items, *(_call_item(c.id, c.name, arguments_of(c)) for c in reply.tool_calls)]
 
 
 def _message_item(text: str, *, status: str = "completed") -> dict[str, Any]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import openai
 import uvicorn
 
+from moa_dspy.agent import Agent
 from moa_dspy.calls.calls import Calls
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
@@ -17,6 +19,7 @@ from moa_dspy.serve.answering import Catalogue
 from moa_dspy.serve.app import create_app
 from moa_dspy.serve.limits import BoundedCalls, ServerKeys, ServerLimits
 from moa_dspy.testing import Script, scripted_pool
+from tests.servers.chat import ChatServer, Reply, serving
 
 KEY = "test-key-of-alice"
 
@@ -58,3 +61,15 @@ def app_of(
 def server_pool(answers: Mapping[str, Script], **options: Any) -> Pool:
     """Return a scripted pool that keeps calls as a server does."""
     return scripted_pool(answers, calls=Calls(BoundedCalls()), **options)
+
+
+@contextmanager
+def one_agent(*replies: Reply) -> Iterator[tuple[ChatServer, openai.OpenAI]]:
+    """Serve an agent ``a`` whose endpoint gives these replies, to OpenAI's own client."""
+    with serving(list(replies)) as server:
+        agent = Agent(name="a", model="openai/a", api_base=server.url, num_retries=0)
+        with (
+            running(app_of(Pool([agent], calls=Calls(BoundedCalls())))) as url,
+            openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as client,
+        ):
+            yield server, client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,45 @@ def test_a_models_control_characters_do_not_reach_the_terminal() -> None:
     assert "\x1b" not in console.shown
 
 
+BIDI = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+
+
+def test_marks_that_reorder_text_do_not_reach_the_terminal(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    pool = scripted_pool({"a": f"user {BIDI}nimda"})
+    console = Typed("Hello", "/agents")
+    Conversation(ChatMixture.of("a", pool), console).run()
+    failing = Typed("Hello")
+    down = scripted_pool({"a": Exception(f"down {BIDI}\x1b[31m")})
+    Conversation(ChatMixture.of("a", down), failing).run()
+    path = tmp_path / "pool.toml"
+    path.write_text(POOL.format(url=server.url))
+    server.script = lambda _: Reply(f"user {BIDI}\x1b[31mnimda")
+    asked = CliRunner().invoke(app, ["ask", "a", "Who?", "--pool", str(path)])
+    server.script = lambda _: Reply(
+        status=400, body=json.dumps({"error": {"message": f"user {BIDI}\x1b[31mnimda"}}).encode()
+    )
+    refused = CliRunner().invoke(app, ["ask", "a", "Why?", "--pool", str(path)])
+    assert console.shown.count("user nimda") == 2
+    assert "down [31m" in failing.shown
+    assert asked.stdout == "user [31mnimda\n"
+    assert "user [31mnimda" in refused.stderr
+    everything = console.shown + failing.shown + asked.output + refused.output
+    assert not set(everything) & {*BIDI, "\x1b"}
+
+
+def test_the_calls_of_a_reply_without_text_are_shown(server: ChatServer, tmp_path: Path) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
+    called = Reply(" ", message={"tool_calls": [{"index": 0, **call}]}, finish_reason="tool_calls")
+    server.script = lambda _: called
+    path = tmp_path / "pool.toml"
+    path.write_text(POOL.format(url=server.url))
+    said = CliRunner().invoke(app, ["chat", "a", "--pool", str(path)], input="Hi\n")
+    assert said.exit_code == 0, said.output
+    assert 'call of look: {"at": 1}' in said.stdout
+
+
 def test_a_failed_turn_is_told_and_forgotten() -> None:
     console = Typed("Hello", "Again")
     replies = iter([Exception("down"), None])
@@ -95,7 +135,7 @@ def test_a_failed_turn_is_told_and_forgotten() -> None:
         return f"saw {prompt}"
 
     Conversation(ChatMixture.of("a", scripted_pool({"a": reply})), console).run()
-    assert "error: The aggregator did not answer" in console.shown
+    assert "error: The agent did not answer: 0 of 1 agents answered. a: " in console.shown
     assert "saw Again" in console.shown
 
 

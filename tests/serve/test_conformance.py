@@ -10,10 +10,12 @@ import httpx
 import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.serve.running import KEY, app_of, running, server_pool
+from tests.serve.running import KEY, app_of, one_agent, running, server_pool
+from tests.servers.chat import Reply
 
 CHAT, TEXT, RESPONSES = "chat/completions", "completions", "responses"
 USER = {"role": "user", "content": "Where is Paris?"}
@@ -147,7 +149,11 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("no messages", CHAT, {"model": "a"}, "`messages` must be"),
     ("empty messages", CHAT, {"model": "a", "messages": []}, "`messages` must be"),
     ("messages that are a text", CHAT, {"model": "a", "messages": "hi"}, "`messages` must be"),
-    ("a message that is a text", CHAT, chat("hi"), "more than instructions"),
+    ("a message that is a text", CHAT, chat("hi"), "`messages[0]` must be an object, but is 'hi'"),
+    ("a sound", CHAT, chat(parts({"type": "input_audio", "input_audio": {}})), "'input_audio'"),
+    ("a file of its own", CHAT, chat(parts({"type": "file", "file": {"file_id": "f"}})), "'file'"),
+    ("no parts", CHAT, chat(parts()), "`messages[0].content` must not be empty"),
+    ("the most likely tokens", CHAT, chat(top_k=5), "`top_k` is not supported"),
     ("instructions alone", CHAT, chat(system("Be brief.")), "more than instructions"),
     ("a role that is unknown", CHAT, chat({"role": "king", "content": "x"}), "role"),
     ("no content", CHAT, chat({"role": "user"}), "content"),
@@ -259,6 +265,101 @@ def test_a_bad_request_is_refused_in_openais_shape(
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error"
     assert message in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message", "param"),
+    [
+        (CHAT, chat(stop=5), "`stop` must be a text or a list of texts, none of them", "stop"),
+        (CHAT, chat(temperature="hot"), "be a number from 0 to 2, but is 'hot'.", "temperature"),
+        (CHAT, chat(max_tokens=0), "be a whole number of at least 1, but is 0.", "max_tokens"),
+        (CHAT, chat(logit_bias=5), "`logit_bias` must be an object, but is 5.", "logit_bias"),
+        (CHAT, chat(tempratur=1), "Unknown parameter `tempratur`; known are freq", "tempratur"),
+        (CHAT, chat(1), "`messages[0]` must be an object, but is 1.", "messages"),
+        (CHAT, chat({"role": "king", "content": "x"}), "messages[0].role must be one", "messages"),
+        (CHAT, chat(tools=[1]), "tools[0] must be a JSON object", "tools"),
+        (CHAT, chat(tools=[{"type": "custom"}]), "of type 'custom' is not supported", "tools"),
+        (CHAT, chat(stream=True, stream_options={"x": 1}), "unknown x", "stream_options"),
+        (TEXT, text(stop=[""]), "none of them empty, but is [''].", "stop"),
+        (TEXT, text(zzz=1), "Unknown parameter `zzz`; known are frequency_penalty", "zzz"),
+        (RESPONSES, response(max_output_tokens="x"), "but is 'x'.", "max_output_tokens"),
+        (RESPONSES, response([{"role": "king"}]), "`role` of an item of `input` must", "input"),
+        (RESPONSES, response(text={"format": {"type": "xml"}}), "text.format.type", "text.format"),
+        (RESPONSES, response(reasoning={"effort": "x"}), "reasoning.effort", "reasoning.effort"),
+    ],
+)
+def test_a_refusal_names_the_key_its_value_and_what_is_right(
+    client: httpx.Client, path: str, body: dict[str, Any], message: str, param: str
+) -> None:
+    answered = client.post(path, json=body)
+    assert answered.status_code == 400
+    error = answered.json()["error"]
+    assert message in error["message"]
+    assert error["param"] == param
+
+
+OPTIONS: dict[str, Any] = {
+    "audio": {"voice": "x", "format": "wav"},
+    "frequency_penalty": 0.5,
+    "function_call": "auto",
+    "functions": [FUNCTION],
+    "logit_bias": {"5": 1},
+    "logprobs": True,
+    "max_completion_tokens": 20,
+    "max_tokens": 20,
+    "metadata": {"a": "b"},
+    "modalities": ["text", "audio"],
+    "moderation": {"model": "x"},
+    "n": 2,
+    "parallel_tool_calls": False,
+    "prediction": {"type": "content", "content": "x"},
+    "presence_penalty": 0.5,
+    "prompt_cache_key": "k",
+    "prompt_cache_options": {"mode": "explicit"},
+    "prompt_cache_retention": "24h",
+    "reasoning_effort": "low",
+    "response_format": {"type": "json_object"},
+    "safety_identifier": "s",
+    "seed": 7,
+    "service_tier": "flex",
+    "stop": ["END"],
+    "store": True,
+    "stream_options": {"include_usage": True},
+    "temperature": 0.25,
+    "tool_choice": "required",
+    "tools": [TOOL],
+    "top_k": 5,
+    "top_logprobs": 2,
+    "top_p": 0.5,
+    "user": "u",
+    "verbosity": "low",
+    "web_search_options": {"search_context_size": "low"},
+}
+
+
+def test_no_parameter_of_openais_is_dropped_without_a_word() -> None:
+    documented = set(CompletionCreateParamsBase.__annotations__) - {"model", "messages"}
+    assert documented <= set(OPTIONS)
+    with one_agent(Reply()) as (server, client):
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=client.base_url, headers=headers) as plain:
+            plain.post(CHAT, json={**chat(), "model": "a"})
+            for key, value in OPTIONS.items():
+                before = len(server.bodies)
+                answered = plain.post(CHAT, json={**chat(**{key: value}), "model": "a"})
+                if answered.status_code == 400:
+                    assert answered.json()["error"]["param"] == key
+                    continue
+                named = answered.headers.get("x-moa-not-passed-on", "").split(", ")
+                sent = [sorted(body.items(), key=str) for body in server.bodies[before:]]
+                is_sent = len(sent) == 2 or sent[0] != sorted(server.bodies[0].items(), key=str)
+                assert (key in named) != is_sent, key
+
+
+def test_what_a_response_asks_of_vendors_alone_is_said(client: httpx.Client) -> None:
+    asked = response(text={"verbosity": "low"}, reasoning={"effort": "low", "summary": "auto"})
+    named = client.post(RESPONSES, json=asked).headers["x-moa-not-passed-on"]
+    assert named == "text.verbosity, reasoning.summary"
 
 
 def test_what_is_not_passed_on_is_said(client: httpx.Client) -> None:

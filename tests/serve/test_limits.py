@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +19,8 @@ from moa_dspy.calls.calls import Calls
 from moa_dspy.errors import PoolError
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import NOT_AWAITED, Response
-from moa_dspy.serve.answering import Metrics
-from moa_dspy.serve.chat import Proposals
+from moa_dspy.serve.answering import Metrics, ServedModel
+from moa_dspy.serve.chat import ChatMixture, Proposals
 from moa_dspy.serve.limits import BoundedCalls, DailySpending, Places, ServerLimits
 from moa_dspy.testing import scripted_pool
 from tests.serve.running import KEY, app_of, running, server_pool
@@ -138,6 +140,82 @@ def test_a_stream_that_breaks_ends_with_an_error(monkeypatch: pytest.MonkeyPatch
     assert '"type": "response.failed"' in response.text
 
 
+def shown_metrics(client: httpx.Client) -> str:
+    return client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+
+
+def test_a_stream_is_counted_when_it_ends_and_as_it_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moa_dspy.serve")
+    go_on = threading.Event()
+    slow = Reply("Paris it is", split=str.split, wait=go_on)
+    broken = Reply("Paris it is", split=str.split, fails_after=2)
+    with (
+        serving([slow, slow, broken]) as server,
+        asking(app_of(real_pool(server, monkeypatch))) as client,
+    ):
+
+        def counted(status: int) -> bool:
+            return f'moa_requests_total{{model="a",status="{status}"}} 1.0' in shown_metrics(client)
+
+        with client.stream("POST", CHAT, json=body(stream=True)) as stream:
+            lines = stream.iter_lines()
+            assert "data" in next(lines)
+            assert "moa_requests_total{" not in shown_metrics(client)
+        assert soon(lambda: counted(499))
+        with client.stream("POST", CHAT, json=body(stream=True)) as stream:
+            lines = stream.iter_lines()
+            assert "data" in next(lines)
+            time.sleep(0.3)
+            go_on.set()
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert soon(lambda: counted(200))
+        assert '"agents_failed"' in client.post(CHAT, json=body(stream=True)).text
+        assert soon(lambda: counted(502))
+    messages = [record.getMessage() for record in caplog.records]
+    logged = [message.split() for message in messages if message.startswith("alice a ")]
+    assert [line[2] for line in logged] == ["499", "200", "502"]
+    # The time to the end, not to the headers: the model waited before its last word.
+    assert float(logged[1][3]) >= 0.3
+
+
+class BrokenEvent:
+    @property
+    def delta(self) -> Any:
+        raise RuntimeError("sk-secret")
+
+
+class BrokenMixture(ChatMixture):
+    """Sends an event that no path can write."""
+
+    async def astream(
+        self, request: Any, *, rollout: int | None = None
+    ) -> AsyncGenerator[Any, None]:
+        yield Proposals(())
+        yield BrokenEvent()
+
+
+@pytest.mark.parametrize("path", [CHAT, "completions", "responses"])
+def test_a_stream_ends_with_an_error_that_was_not_expected(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = server_pool({"a": "hi"})
+    app = app_of(pool)
+    app.state.served.catalogue.models["a"] = ServedModel("a", "agent", BrokenMixture.of("a", pool))
+    with asking(app) as client:
+        asked = {**body(stream=True), "prompt": "x", "input": "x"}
+        kept = {CHAT: "messages", "completions": "prompt", "responses": "input"}[path]
+        wanted = {key: asked[key] for key in ("model", "stream", kept)}
+        text = client.post(path, json=wanted).text
+        assert soon(lambda: 'status="500"} 1.0' in shown_metrics(client))
+    last = json.loads(text.strip().rpartition("data: ")[2])
+    error = last["response"]["error"] if path == "responses" else last["error"]
+    assert (error["code"], error["message"]) == ("internal_error", "An internal error.")
+    assert "sk-secret" not in text
+    assert [r.exc_info is not None for r in caplog.records if "failed" in r.message] == [True]
+
+
 def test_what_a_key_and_all_may_spend_a_day_is_a_promise() -> None:
     pool = server_pool({"a": "one two"}, usd_per_million_tokens={"a": 1_000.0}, temperature=0.5)
     with asking(app_of(pool, limits=ServerLimits(calls_per_key_per_day=2))) as client:
@@ -179,7 +257,7 @@ def test_a_fall_to_one_answer_is_in_a_header_and_in_the_metrics() -> None:
             assert answered.headers["x-moa-degraded"] == "1 of 2 agents answered"
         two = client.post(CHAT, json=body("a + b + c > synthesize(c)"))
         assert two.headers["x-moa-failures"] == "1 of 3"
-        shown = client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+        shown = shown_metrics(client)
     assert 'moa_degraded_total{model="architecture"} 2.0' in shown
     assert 'moa_agent_failures_total{agent="b"} 3.0' in shown
     assert 'moa_requests_total{model="architecture",status="200"} 3.0' in shown
@@ -191,7 +269,7 @@ def test_agents_of_an_answer_that_failed_are_counted_too() -> None:
         for model in ("b", "a > synthesize(b)"):
             assert client.post(CHAT, json=body(model)).status_code == 502
             assert "Layer" not in client.post(CHAT, json=body(model, stream=True)).text
-        shown = client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+        shown = shown_metrics(client)
     assert 'moa_agent_failures_total{agent="b"} 4.0' in shown
     assert 'moa_agent_calls_total{agent="a"} 2.0' in shown
     assert 'moa_agent_calls_total{agent="b"} 4.0' in shown

@@ -247,7 +247,15 @@ def test_pages_of_other_sites_cannot_ask_a_server_without_keys() -> None:
         # What a page may send without being asked: a form's content type, or its own host name.
         plain = {"Content-Type": "text/plain"}
         assert client.post(asked, content=content, headers=plain).status_code == 415
-        assert client.post(asked, json=body(), headers={"Host": "evil.example"}).status_code == 400
+        refused = client.post(asked, json=body(), headers={"Host": "evil.example"})
+        assert refused.status_code == 400
+        error = refused.json()["error"]
+        assert (error["type"], set(error)) == (
+            "invalid_request_error",
+            {"message", "type", "param", "code"},
+        )
+        assert "The header `Host` must be 127.0.0.1, localhost or [::1]" in error["message"]
+        assert client.get(f"{url}/models", headers={"Host": "[::1]:80"}).status_code == 200
         assert client.post(asked, json=body()).status_code == 200
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -100,3 +101,16 @@ def test_a_saved_program_is_served_and_a_running_answer_is_finished(tmp_path: Pa
         assert "CLIENT_KEY best 200" in log
         assert [text in log for text in (KEY, SECRET, "private", "Paris")] == [False] * 4
         assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
+
+
+def test_the_log_on_a_terminal_has_no_control_characters_of_an_endpoint(tmp_path: Path) -> None:
+    said = json.dumps({"error": {"message": "no \x1b[31mmodel \u202ehere"}}).encode()
+    asked = {"model": "a", "messages": [{"role": "user", "content": "Where?"}]}
+    with serving(Reply(status=400, body=said)) as server:
+        path = pool_file(server, tmp_path)
+        with served(path, "--log-content") as (process, client):
+            assert client.post("chat/completions", json=asked).status_code == 502
+            process.send_signal(signal.SIGTERM)
+            log = process.communicate(timeout=40)[1]
+    assert "no [31mmodel here" in log
+    assert not {"\x1b", "\u202e"} & set(log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -51,6 +52,29 @@ class WholeMarkers:
         """Return the text that was held back, as nothing follows that could complete a marker."""
         held, self._held = self._held, None
         return [] if held is None else [held]
+
+
+def deltas_of_reply(reply: Any) -> Iterator[Any]:
+    """Yield the pieces of a complete reply, its text word by word, as an endpoint would."""
+    for event in lm15.response_to_events(reply):
+        if event.type == "delta" and isinstance(event.delta, lm15.TextDelta):
+            yield from words(event.delta)
+        elif event.type == "delta" and isinstance(event.delta, lm15.ToolCallDelta):
+            call = reply.message.parts[event.delta.part_index]
+            yield replace(event.delta, input=arguments_of(call))
+        elif event.type == "delta":
+            yield event.delta
+
+
+def arguments_of(call: Any) -> str:
+    """Return the arguments of a tool call as JSON; broken ones as the model wrote them."""
+    text = call.input.get("partial_json")  # where DSPy keeps what is no JSON
+    if len(call.input) == 1 and isinstance(text, str):
+        try:
+            json.loads(text)
+        except ValueError:
+            return text
+    return json.dumps(call.input)
 
 
 def words(delta: Any) -> Iterator[Any]:

@@ -163,6 +163,20 @@ def test_a_table_with_gold_alone_is_a_study(tmp_path: Path) -> None:
     assert (prepared.recorded.scores["0-1", "a"], prepared.recorded.scores["0-1", "b"]) == (1, 0)
 
 
+def test_gold_is_compared_with_what_the_agent_returns(tmp_path: Path) -> None:
+    channels = (
+        "<|channel|>analysis<|message|>y?<|end|><|start|>assistant<|channel|>final<|message|>"
+    )
+    rows = [{**row, "answer": row["answer"] and f"{channels}{row['answer']}"} for row in ROWS]
+    path = study(tmp_path, rows=[{k: v for k, v in row.items() if k != "ok"} for row in rows])
+    text = path.read_text("utf-8").replace(', score = "ok"', "")
+    path.write_text(text, "utf-8")
+    prepared = PreparedStudy.read(path)
+    assert prepared.recorded is not None
+    scores = prepared.recorded.scores
+    assert (scores["0-1", "a"], scores["0-1", "b"], scores["0-2", "b"]) == (1.0, 0.0, 1.0)
+
+
 def test_an_answer_without_a_score_leaves_its_question_out_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

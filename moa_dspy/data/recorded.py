@@ -397,7 +397,7 @@ class _Table:
         return model
 
     def _ask(self, name: str, row: Mapping[str, Any]) -> None:
-        text = row.get(self.text)
+        text = row.get(self.text) if self.text else None
         self.questions.setdefault(name, name if is_absent(text) else plain_text(text))
 
     def describe(self, path: Path) -> None:

@@ -69,6 +69,12 @@ def test_gold_may_be_a_list_of_right_answers(tmp_path: Path) -> None:
         read_answers(path, matches=lambda gold, given: 1.0)
 
 
+def test_the_index_that_pandas_writes_is_no_text_of_the_question(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", [{"": n, **row} for n, row in enumerate(ROWS)])
+    found = read_answers(path, columns={"question": "q", "agent": "model", "score": "ok"})
+    assert found.questions == {"1": "1", "2": "2"}
+
+
 def test_a_wrong_table_is_told_what_was_found_and_what_is_needed(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ROWS)
     message = (

@@ -17,7 +17,7 @@ import pytest
 from moa_dspy.calls.budget import Ledger
 from moa_dspy.data import read_answers
 from moa_dspy.data.recorded import RecordedCost
-from moa_dspy.errors import DataError, MetricError, StoreError, StudyError
+from moa_dspy.errors import DataError, MetricError, PoolError, StoreError, StudyError
 from moa_dspy.optimize import run_study
 from moa_dspy.optimize.study import PreparedStudy
 
@@ -192,6 +192,28 @@ def test_an_answer_without_a_score_leaves_its_question_out_and_says_so(
     assert [row.id for row in found.examples()] == ["1", "2"]
     assert "1 of 3, such as '3', which lacks b" in caplog.text
     assert found.knows("usd")
+
+
+@pytest.mark.slow
+def test_blank_answers_to_the_first_questions_score_0_and_end_no_study(tmp_path: Path) -> None:
+    splits = ["train"] + ["val"] * 10 + ["test"] * 9
+
+    def result(n_blank: int) -> Any:
+        rows = [
+            {"question": n, "agent": name, "score": 1, "split": split,
+             "answer": "" if name == "a" and n <= n_blank else "x"}
+            for n, split in enumerate(splits)
+            for name in "ab"
+        ]  # fmt: skip
+        write(tmp_path / "t.csv", rows)
+        text = 'name = "t"\n[data]\nreader = "recorded"\npath = "t.csv"\nsplit_column = "split"\n'
+        (tmp_path / "s.toml").write_text(text, "utf-8")
+        return run_study(tmp_path / "s.toml", out=tmp_path / f"out-{n_blank}")
+
+    scores = {trial.architecture: trial.score for trial in result(4).trials}
+    assert (scores["a"], scores["b"]) == (0.6, 1.0)  # 4 of 10 are blank
+    with pytest.raises(PoolError, match=r"Agent 'a' does not answer: .* no response when it was"):
+        result(10)
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("yes", "no"), ("T", "F"), ("correct", "incorrect")])

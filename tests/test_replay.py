@@ -162,6 +162,14 @@ def test_the_recorded_score_counts_where_a_thought_or_end_token_is_not_returned(
         assert (prediction.answer, metric(row, prediction)) == ("A", score)
 
 
+def test_an_answer_in_two_parts_has_its_recorded_score() -> None:
+    text = "<|channel|>final<|message|>A<|end|><|channel|>final<|message|>, or B<|return|>"
+    recorded = RecordedResponses({"a": {"1": text}}, {"1": "q"}, scores={("1", "a"): 0.5})
+    prediction = mixture(recorded, "a")(question="q")
+    assert prediction.answer == "A, or B"
+    assert recorded.metric()(dspy.Example(id="1"), prediction) == 0.5
+
+
 def test_a_thought_alone_is_an_answer_if_it_has_a_score() -> None:
     given = {"a": {"1": "<think>It may be A"}, "b": {"1": "<think>It may be B"}}
     recorded = RecordedResponses(given, {"1": "q"}, scores={("1", "a"): 0.5})

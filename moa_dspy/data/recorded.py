@@ -147,8 +147,7 @@ class RecordedResponses:
             answer: Field of the prediction with the answer.
 
         Raises:
-            MetricError: When called, if no model gave this answer to this example, or it has no
-                score.
+            MetricError: When called, if no model gave this answer, or it has no score.
         """
         by_text = self._by_text()
 
@@ -161,8 +160,9 @@ class RecordedResponses:
         ) -> float:
             reply, author = prediction[answer], _author(prediction)
             name, text = str(example.id), "" if is_absent(reply) else plain_text(reply).strip()
-            own = self.responses.get(author, {}).get(name)
-            if own and text and text in own and (name, author) in self.scores:
+            rest = iter(self.responses.get(author, {}).get(name) or "")
+            # What an agent returns is its response without some parts: their order is kept.
+            if text and (name, author) in self.scores and all(c in rest for c in text):
                 return self.scores[name, author]
             if not (scores := by_text.get((name, text), [])):
                 raise MetricError(

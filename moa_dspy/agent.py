@@ -315,9 +315,13 @@ def read_agents(path: Path) -> list[Agent]:
     A relative ``weights`` path is relative to the file.
 
     Raises:
-        PoolError: If the file cannot be read, or has an unknown key.
+        PoolError: If the file cannot be read, has an unknown key, or is a study of a table of
+            answers.
     """
     content = read_toml(path, error=PoolError)
+    data = content.get("data")
+    if isinstance(data, Mapping) and data.get("reader") == "recorded":
+        raise PoolError(f"{path} is a study of a table of answers, which has no agents to call.")
     if {"task", "data"} <= content.keys():
         if isinstance(pool := content.get("pool"), str) and "agents" not in content:
             path = path.parent / pool

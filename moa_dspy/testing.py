@@ -146,9 +146,10 @@ def recorded_pool(recorded: RecordedResponses, *, calls: Calls | None = None) ->
     its id was not recorded, that whose text is the last user message. The agents answer only the
     bare question, in plain chat (``PlainChat``), so they can vote and be selected by consensus; an
     agent that is given other responses raises ``UnknownCallError``. A response recorded as null or
-    blank is a failure of the model. The costs are those of the recording, also for missing
-    responses. If the recording lacks ``usd`` or ``seconds`` for any response, the price or the time
-    of all agents is unknown.
+    blank is a failure of the model. A thought in a response is not part of the answer, unless there
+    is nothing else and the recording has a score for it. The costs are those of the recording, also
+    for missing responses. If the recording lacks ``usd`` or ``seconds`` for any response, the price
+    or the time of all agents is unknown.
 
     Args:
         recorded: The questions, and the response of every agent to each.
@@ -204,6 +205,9 @@ class _Replay:
         cost = self.recorded.costs.get((name, self.agent), RecordedCost())
         self.calls.count_reuse()
         failure = None if text and text.strip() else _NO_RESPONSE
+        no_answer = None if failure else why_no_answer([("text", text or "")])
+        # A thought without an answer is returned whole if the recording has a score for it.
+        is_whole = no_answer is not None and (name, self.agent) in self.recorded.scores
         facts = CallFacts(
             self.agent,
             cost.prompt_tokens or 0,
@@ -212,7 +216,7 @@ class _Replay:
             cost.seconds or 0.0,
             is_reused=True,
             failure=failure,
-            no_answer=None if failure else why_no_answer([("text", text or "")]),
+            no_answer=None if is_whole else no_answer,
         )
         current_scope().note(facts)
         if failure is not None:
@@ -224,7 +228,7 @@ class _Replay:
             finish_reason="stop",
             usage=lm15.Usage(input_tokens=0, output_tokens=0),
         )
-        return with_thought(response)[0]
+        return response if is_whole else with_thought(response)[0]
 
     def _find(self, question: str) -> str:
         example = current_scope().example

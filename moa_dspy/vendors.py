@@ -90,8 +90,8 @@ class Price:
     Attributes:
         usd_per_million_prompt_tokens: Price of prompt tokens; 0 if they are free.
         usd_per_million_completion_tokens: Price of completion tokens; 0 if they are free.
-        source: ``pool`` (from the pool file or the caller), ``local`` (this machine), or
-            ``litellm`` (LiteLLM's price list has exactly this name).
+        source: ``pool`` (from the pool file or the caller), ``local`` (this machine), ``litellm``
+            (LiteLLM's price list has exactly this name), or ``table`` (of recorded answers).
         usd_per_million_cached_tokens: Price of prompt tokens that the vendor read from its cache;
             None if it is that of other prompt tokens.
     """

@@ -12,10 +12,10 @@ from moa_dspy.adapters import PlainChat
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Calls, call_scope
 from moa_dspy.data import BENCHMARKS, RecordedResponses, answer_match, mmlu_pro_match, read_recorded
-from moa_dspy.errors import LayerFailedError, UnknownCallError
+from moa_dspy.errors import LayerFailedError, MetricError, UnknownCallError
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Evaluator, ModelSearch, SearchSpace
-from moa_dspy.testing import recorded_pool
+from moa_dspy.testing import recorded_pool, scripted_pool
 
 SHARED = Path(os.environ.get("MOA_DSPY_SHARED", Path(__file__).parents[2] / "shared"))
 N = 60
@@ -137,6 +137,55 @@ def test_a_blank_response_is_a_models_failure() -> None:
     assert all("gave no response when it was" in str(r.failure) for r in answer.failures)
     with pytest.raises(LayerFailedError, match="gave no response"):
         program.with_architecture(Architecture.single("a"))(question="q")
+
+
+WRAPPED = {
+    "thought": "<think>It may be B.</think>\nA",
+    "thought without opening": "It may be B.</think>A",
+    "channels": "<|channel|>analysis<|message|>B?<|end|><|start|>assistant<|channel|>final"
+    "<|message|>A<|return|>",
+    "end token": "A<|im_end|>",
+    "closing marker": "A\n\n[[ ## completed ## ]]",
+}
+
+
+@pytest.mark.parametrize("text", WRAPPED.values(), ids=WRAPPED)
+def test_the_recorded_score_counts_where_a_thought_or_end_token_is_not_returned(text: str) -> None:
+    # The scores of equal answers differ, so that a mean of 0.5 would be seen.
+    given = {"a": {"1": text}, "b": {"1": "A"}, "c": {"1": "B"}}
+    scores = {("1", "a"): 1.0, ("1", "b"): 0.0, ("1", "c"): 0.25}
+    recorded = RecordedResponses(given, {"1": "q"}, scores=scores)
+    metric, row = recorded.metric(), dspy.Example(id="1", question="q").with_inputs("question")
+    for architecture, score in {"a": 1.0, "b": 0.0, "a + b + c > vote(c)": 1.0}.items():
+        prediction = mixture(recorded, architecture)(question="q")
+        # Both votes are for what is returned, A, so c does not decide.
+        assert (prediction.answer, metric(row, prediction)) == ("A", score)
+
+
+def test_an_answer_in_two_parts_has_its_recorded_score() -> None:
+    text = "<|channel|>final<|message|>A<|end|><|channel|>final<|message|>, or B<|return|>"
+    recorded = RecordedResponses({"a": {"1": text}}, {"1": "q"}, scores={("1", "a"): 0.5})
+    prediction = mixture(recorded, "a")(question="q")
+    assert prediction.answer == "A, or B"
+    assert recorded.metric()(dspy.Example(id="1"), prediction) == 0.5
+
+
+def test_a_thought_alone_is_an_answer_if_it_has_a_score() -> None:
+    given = {"a": {"1": "<think>It may be A"}, "b": {"1": "<think>It may be B"}}
+    recorded = RecordedResponses(given, {"1": "q"}, scores={("1", "a"): 0.5})
+    prediction = mixture(recorded, "a")(question="q")
+    assert prediction.answer == "<think>It may be A"
+    assert recorded.metric()(dspy.Example(id="1"), prediction) == 0.5
+    with pytest.raises(LayerFailedError, match="reasoning only"):
+        mixture(recorded, "b")(question="q")
+
+
+def test_another_text_of_a_known_agent_has_not_its_score() -> None:
+    recorded = RecordedResponses({"a": {"1": "A"}}, {"1": "q"}, scores={("1", "a"): 1.0})
+    pool = scripted_pool({"a": "A, or B"})
+    live = MixtureOfAgents("question -> answer", "a", pool=pool, adapter=PlainChat())
+    with pytest.raises(MetricError, match="no score is recorded for the answer 'A, or B'"):
+        recorded.metric()(dspy.Example(id="1"), live(question="q"))
 
 
 def test_programs_can_be_copied(recorded: RecordedResponses) -> None:

@@ -19,10 +19,13 @@ from moa_dspy.cli.serve import agents_file, agents_of_run
 from moa_dspy.errors import StudyError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
     from moa_dspy.optimize.result import StudyResult
+    from moa_dspy.pool import Pool
 
 _SEEN: Final = "which is too high if it is the reason for choosing it"
 """Note on test scores of other architectures: only the pick was fixed before the test."""
@@ -192,7 +195,7 @@ def pick(
     """Write the program of another architecture of a run's Pareto front, or of an unproven pick."""
     from moa_dspy.optimize.page import read_run
 
-    result, _ = read_run(run)
+    result, answers = read_run(run)
     folder = run if run.is_dir() else run.parent
     members = front_members(result)
     if number is None:
@@ -205,9 +208,7 @@ def pick(
     text = members[number - 1]
     path = out or folder / f"program-{number}.json"
     source = folder / "program.json"
-    # No model is called: only the names and settings of the run's agents are needed.
-    agents = None if pool is not None else agents_of_run(source)
-    agents = agents or agents_file(pool)
+    agents = _agents(source, pool, answers.study.get("agents"))
     _write_program(source, text, agents, path, note=note_on_test(result, text))
     typer.echo(f"wrote {path}: {text}; {note_on_test(result, text)}")
 
@@ -257,10 +258,23 @@ def note_on_test(result: StudyResult, architecture: str) -> str:
     return f"not tested: it was not asked a test question{val_note}"
 
 
-def _write_program(source: Path, text: str, agents: Path, path: Path, *, note: str) -> None:
+def _agents(source: Path, pool: str | None, listed: Sequence[Mapping[str, Any]] | None) -> Pool:
+    """Return the agents of ``--pool``, of the file that the run had, or as the run lists them.
+
+    No model is called: only names and settings are needed, and a table of answers has no file.
+    """
+    from moa_dspy.agent import Agent
+    from moa_dspy.pool import Pool
+
+    file = None if pool is not None else agents_of_run(source)
+    if pool is None and file is None and listed:
+        return Pool([Agent(**agent) for agent in listed])
+    return Pool.read(file or agents_file(pool))
+
+
+def _write_program(source: Path, text: str, pool: Pool, path: Path, *, note: str) -> None:
     from moa_dspy.architecture import Architecture
     from moa_dspy.mixture import MixtureOfAgents
-    from moa_dspy.pool import Pool
     from moa_dspy.program_file import save_program
 
     architecture = Architecture.parse(text)
@@ -269,6 +283,5 @@ def _write_program(source: Path, text: str, agents: Path, path: Path, *, note: s
             f"{text} has the prompt {architecture.prompt!r}, whose text only its study has; "
             "choose an architecture without a prompt."
         )
-    pool: Any = Pool.read(agents)
     program = MixtureOfAgents.load(source, pool=pool).with_architecture(architecture)
     save_program(program, path, scores={"note": note})

@@ -50,13 +50,19 @@ def agents_file(pool: str | None, *programs: Path | str) -> Path:
 
     Raises:
         ArchitectureError: If a program is missing.
-        PoolError: If there is no such file, or a program's run used another pool.
+        PoolError: If there is no such file, or a program's run used another pool or a table of
+            answers.
     """
     if pool is not None:
         return _pool_file(pool)
     local = POOLS / "local.toml"
     for program in programs:
         file = agents_of_run(Path(program))
+        if names := _recorded_agents(Path(program)):
+            raise PoolError(
+                f"{program} was made from a table of answers, which has no agents to call: "
+                f"`--pool` must name a file with agents called {', '.join(names)}."
+            )
         if file is not None and not _is_local(file):
             is_gone = "" if file.is_file() else ", which no longer exists"
             raise PoolError(
@@ -102,6 +108,15 @@ def agents_of_run(program: Path) -> Path | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Path(os.path.normpath(folder / named)) if isinstance(named, str) and named else None
+
+
+def _recorded_agents(program: Path) -> list[str]:
+    """Return the names of a program's agents whose answers are those of a table."""
+    try:
+        agents = json.loads(program_file(program).read_bytes())["agents"]
+        return [name for name, a in agents.items() if a["model"] == f"recorded/{name}"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
 
 
 def _pool_file(name: str) -> Path:

@@ -139,15 +139,15 @@ class RecordedResponses:
     def metric(self, *, answer: str = "answer") -> Callable[..., float]:
         """Return a DSPy metric that gives the recorded score of the chosen answer.
 
-        A verbatim answer of a known agent has that agent's score; any other text has the mean score
-        of the models that gave it, ignoring outer blanks.
+        The answer of a known agent has that agent's score; it may lack the thought and the end
+        tokens of the recorded response, which an agent does not return. Any other text has the mean
+        score of the models that gave it, ignoring outer blanks.
 
         Args:
             answer: Field of the prediction with the answer.
 
         Raises:
-            MetricError: When called, if no model gave this answer to this example, or it has no
-                score.
+            MetricError: When called, if no model gave this answer, or it has no score.
         """
         by_text = self._by_text()
 
@@ -158,27 +158,27 @@ class RecordedResponses:
             pred_name: str | None = None,
             pred_trace: Any = None,
         ) -> float:
-            reply = prediction[answer]
+            reply, author = prediction[answer], _author(prediction)
             name, text = str(example.id), "" if is_absent(reply) else plain_text(reply).strip()
-            scores = by_text.get((name, text), {})
-            author = _author(prediction)
-            if author in scores:
-                return scores[author]
-            if not scores:
+            rest = iter(self.responses.get(author, {}).get(name) or "")
+            # What an agent returns is its response without some parts: their order is kept.
+            if text and (name, author) in self.scores and all(c in rest for c in text):
+                return self.scores[name, author]
+            if not (scores := by_text.get((name, text), [])):
                 raise MetricError(
                     f"Example {name!r}: no score is recorded for the answer {text[:60]!r}."
                 )
-            return sum(scores.values()) / len(scores)
+            return sum(scores) / len(scores)
 
         return recorded_score
 
-    def _by_text(self) -> dict[tuple[str, str], dict[str, float]]:
-        """Return the scores by model, by (question id, stripped response)."""
-        by_text: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    def _by_text(self) -> dict[tuple[str, str], list[float]]:
+        """Return the scores by (question id, stripped response)."""
+        by_text: dict[tuple[str, str], list[float]] = defaultdict(list)
         for (name, model), score in self.scores.items():
             text = self.responses.get(model, {}).get(name)
             if text is not None:
-                by_text[name, text.strip()][model] = score
+                by_text[name, text.strip()].append(score)
         return by_text
 
 
@@ -397,7 +397,7 @@ class _Table:
         return model
 
     def _ask(self, name: str, row: Mapping[str, Any]) -> None:
-        text = row.get(self.text)
+        text = row.get(self.text) if self.text else None
         self.questions.setdefault(name, name if is_absent(text) else plain_text(text))
 
     def describe(self, path: Path) -> None:

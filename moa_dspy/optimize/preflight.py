@@ -230,7 +230,10 @@ def _estimate(
     }
     prompts = {level: prompt * factor for level, factor in TOKENS_PER_COUNTED.items()}
     turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
-    return AgentEstimate(name, options.pool.price(name), prompts, replies, turns=turns)
+    # No answer of a table is paid for, even if its usd is unknown.
+    is_table = prepared.recorded is not None
+    price = Price(0.0, 0.0, "table") if is_table else options.pool.price(name)
+    return AgentEstimate(name, price, prompts, replies, turns=turns)
 
 
 def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:

@@ -84,7 +84,7 @@ def probe(
 ) -> dict[str, Outcome]:
     """Ask every agent one question: a dead agent, or a broken metric, ends the search here.
 
-    An agent that fails on the first row is asked the next, up to three.
+    An agent that fails on the first row is asked the next, up to three; in a free replay, all.
 
     Returns:
         The outcome of the question that each agent answered.
@@ -94,10 +94,11 @@ def probe(
         StudyError: If the budget ends here.
     """
     answered, names = {}, options.space.agents
+    asked = rows if options.pool.calls.replay_only else rows[:N_PROBED]
     for name in names:
         progress.show("probe", current=name, work=StageWork(len(names)))
         failures = []
-        for row in rows[:N_PROBED]:
+        for row in asked:
             try:
                 (outcome,) = evaluator.measure(Architecture.single(name), [row])
             except BudgetReachedError as error:
@@ -242,8 +243,7 @@ def check_by_probe(
     if judging is not None:
         progress.show("probe", current=judging.options.label)
         judged = probe_judge(judging, options, evaluator, splits.val)
-    is_paid = judging is not None and judging.n_made > 0
-    charged = judged if is_paid else None
+    charged = judged if judging is not None and judging.n_made > 0 else None
     check_budget(options, evaluator, splits, progress.ledger, probed, charged)
     return judged
 

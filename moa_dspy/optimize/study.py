@@ -15,6 +15,7 @@ from typing import Any
 import dspy
 from pydantic import BaseModel
 
+from moa_dspy.adapters.guard import without_closing, without_thought
 from moa_dspy.agent import Agent
 from moa_dspy.calls.budget import Budget, Ledger, spending_under
 from moa_dspy.calls.call import WritableBackend, canonical_json
@@ -94,23 +95,22 @@ class PreparedStudy:
     @classmethod
     def _of_answers(cls, study: StudyFile, splits: Splits, metric: Any) -> PreparedStudy:
         """Return the study of a table of answers, whose agents are the pool."""
-        checked = CheckedMetric.of(metric)
+        checked, path = CheckedMetric.of(metric), study.data.path or Path()
 
         def matches(gold: Any, answer: str) -> float:
             row = dspy.Example(id=gold, answer=gold, gold=gold).with_inputs()
-            return checked.score(row, dspy.Prediction(answer=answer))
+            # What the agent returns of it: no thought and no end token.
+            returned = without_closing(without_thought(study.signature, answer)).strip() or answer
+            return checked.score(row, dspy.Prediction(answer=returned))
 
-        path = study.data.path or Path()
         recorded = read_answers(path, columns=study.data.columns, matches=matches)
         limits, named = asdict(study.limits), study.search.get("objectives", ())
         for cost in ("usd", "seconds"):
             if (cost in named or limits[cost] is not None) and not recorded.knows(cost):
                 n = sum(getattr(record, cost) is None for record in recorded.costs.values())
-                reason = (
-                    f"it is blank for {n} answers"
-                    if 0 < n < len(recorded.costs)
-                    else (f"name its column in `data.columns.{cost}`")
-                )
+                reason = f"name its column in `data.columns.{cost}`"
+                if 0 < n < len(recorded.costs):
+                    reason = f"it is blank for {n} answers"
                 raise StudyError(
                     f"{cost} is an objective or a limit, but {path} does not have it for every "
                     f"answer: {reason}."

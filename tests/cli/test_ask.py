@@ -11,9 +11,11 @@ import pytest
 from typer.testing import Result
 
 from moa_dspy.adapters import PlainChat
+from moa_dspy.data import RecordedResponses
 from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.pool import Pool
 from moa_dspy.program_file import save_program
+from moa_dspy.testing import recorded_pool
 from tests.servers.chat import Reply, serving
 
 Run = Callable[..., Result]
@@ -62,6 +64,22 @@ def test_a_wrong_way_to_ask_is_explained(
     done = run("ask", str(saved_mixture(folder)), "Repeat", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_a_program_of_a_table_of_answers_needs_a_pool_with_its_agents(
+    run: Run, folder: Path
+) -> None:
+    given = {name: {"1": "x"} for name in ("good", "bad")}
+    pool = recorded_pool(RecordedResponses(given, {"1": "q"}))
+    text = "bad + good > vote(good)"
+    mixture = MixtureOfAgents("question -> answer", text, pool=pool, adapter=PlainChat())
+    save_program(mixture, folder / "program.json")
+    # The pool `local`, which has agents of these names, is not meant.
+    done = run("ask", ".", "Repeat 7")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "a table of answers, which has no agents to call: `--pool` must name a" in done.stderr
+    assert "a file with agents called bad, good." in done.stderr
+    assert run("ask", ".", "Repeat 7", "--pool", "pool.toml").stdout == "7\n"
 
 
 @pytest.mark.parametrize("question", ["", " \n"])

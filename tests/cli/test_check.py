@@ -253,6 +253,24 @@ def test_prices_are_listed_with_their_source(run: Run, folder: Path) -> None:
     assert shown["here"] == "free this machine"
 
 
+def test_agents_of_a_table_of_answers_are_not_called_and_cost_nothing(
+    run: Run, folder: Path
+) -> None:
+    rows = [
+        {"question": n, "agent": name, "answer": name, "score": n % 2}
+        for n in range(9)
+        for name in "ab"
+    ]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    text = 'name = "t"\n[data]\nreader = "recorded"\npath = "t.jsonl"\n'
+    (folder / "t.toml").write_text(text + "sizes = { train = 1, val = 4, test = 4 }\n", "utf-8")
+    shown = run("check", "t.toml").stdout
+    assert shown.count("│ no call ") == shown.count("│ table of answers ") == 2
+    # The table has no usd, which is no unknown price of a study.
+    whole = json.loads(run("check", "t.toml", "--json").stdout)["stages"]["all"]
+    assert whole["high"]["usd"] == 0
+
+
 def test_a_budget_that_ends_the_study_before_says_how_much_it_allows(
     run: Run, folder: Path
 ) -> None:

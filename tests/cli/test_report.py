@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from moa_dspy import Architecture, MixtureOfAgents, Pool
 from moa_dspy.cli.app import app
+from moa_dspy.optimize import run_study
 from tests.optimize.report.synthetic import synthetic_study
 from tests.optimize.report.test_report import RESULT
 
@@ -102,6 +103,29 @@ def test_a_pick_that_is_not_recommended_is_listed_last_and_can_be_written(run: P
     assert len(said("pick", run).splitlines()) == 2
     replace(result, front=("haiku",), recommended=picked).write(run / "result.json")
     assert len(said("pick", run).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_pick_writes_a_program_of_a_table_of_answers_without_a_pool(tmp_path: Path) -> None:
+    rows = [
+        {"question": n, "agent": name, "answer": n if n % k else name, "score": int(n % k > 0)}
+        for n in range(30)
+        for name, k in (("a", 2), ("b", 3))
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (tmp_path / "s.toml").write_text(
+        'name = "t"\n[data]\nreader = "recorded"\npath = "t.jsonl"\n'
+        "sizes = { train = 2, val = 14, test = 14 }\n",
+        "utf-8",
+    )
+    run_study(tmp_path / "s.toml", out=tmp_path / "out")
+    member = said("pick", tmp_path / "out").splitlines()[0].removeprefix("1. ").partition(":")[0]
+    assert f"program-1.json: {member}; " in said("pick", tmp_path / "out", 1)
+    content = json.loads((tmp_path / "out" / "program-1.json").read_bytes())
+    first = Architecture.parse(member).agents[0]
+    assert content["agents"][first]["model"] == f"recorded/{first}"
+    wrong = said("pick", tmp_path / "out", 1, "--pool", tmp_path / "s.toml", code=2)
+    assert "s.toml is a study of a table of answers, which has no agents to call" in wrong
 
 
 def test_pick_refuses_a_number_beyond_the_front(run: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from moa_dspy.calls.budget import Ledger
 from moa_dspy.data import read_answers
 from moa_dspy.data.recorded import RecordedCost
-from moa_dspy.errors import DataError, MetricError, StoreError, StudyError
+from moa_dspy.errors import DataError, MetricError, PoolError, StoreError, StudyError
 from moa_dspy.optimize import run_study
 from moa_dspy.optimize.study import PreparedStudy
 
@@ -67,6 +67,12 @@ def test_gold_may_be_a_list_of_right_answers(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
     with pytest.raises(DataError, match=r"same gold, but have \['a', 'A'\] and \['b'\]"):
         read_answers(path, matches=lambda gold, given: 1.0)
+
+
+def test_the_index_that_pandas_writes_is_no_text_of_the_question(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", [{"": n, **row} for n, row in enumerate(ROWS)])
+    found = read_answers(path, columns={"question": "q", "agent": "model", "score": "ok"})
+    assert found.questions == {"1": "1", "2": "2"}
 
 
 def test_a_wrong_table_is_told_what_was_found_and_what_is_needed(tmp_path: Path) -> None:
@@ -163,6 +169,20 @@ def test_a_table_with_gold_alone_is_a_study(tmp_path: Path) -> None:
     assert (prepared.recorded.scores["0-1", "a"], prepared.recorded.scores["0-1", "b"]) == (1, 0)
 
 
+def test_gold_is_compared_with_what_the_agent_returns(tmp_path: Path) -> None:
+    channels = (
+        "<|channel|>analysis<|message|>y?<|end|><|start|>assistant<|channel|>final<|message|>"
+    )
+    rows = [{**row, "answer": row["answer"] and f"{channels}{row['answer']}"} for row in ROWS]
+    path = study(tmp_path, rows=[{k: v for k, v in row.items() if k != "ok"} for row in rows])
+    text = path.read_text("utf-8").replace(', score = "ok"', "")
+    path.write_text(text, "utf-8")
+    prepared = PreparedStudy.read(path)
+    assert prepared.recorded is not None
+    scores = prepared.recorded.scores
+    assert (scores["0-1", "a"], scores["0-1", "b"], scores["0-2", "b"]) == (1.0, 0.0, 1.0)
+
+
 def test_an_answer_without_a_score_leaves_its_question_out_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,6 +192,28 @@ def test_an_answer_without_a_score_leaves_its_question_out_and_says_so(
     assert [row.id for row in found.examples()] == ["1", "2"]
     assert "1 of 3, such as '3', which lacks b" in caplog.text
     assert found.knows("usd")
+
+
+@pytest.mark.slow
+def test_blank_answers_to_the_first_questions_score_0_and_end_no_study(tmp_path: Path) -> None:
+    splits = ["train"] + ["val"] * 10 + ["test"] * 9
+
+    def result(n_blank: int) -> Any:
+        rows = [
+            {"question": n, "agent": name, "score": 1, "split": split,
+             "answer": "" if name == "a" and n <= n_blank else "x"}
+            for n, split in enumerate(splits)
+            for name in "ab"
+        ]  # fmt: skip
+        write(tmp_path / "t.csv", rows)
+        text = 'name = "t"\n[data]\nreader = "recorded"\npath = "t.csv"\nsplit_column = "split"\n'
+        (tmp_path / "s.toml").write_text(text, "utf-8")
+        return run_study(tmp_path / "s.toml", out=tmp_path / f"out-{n_blank}")
+
+    scores = {trial.architecture: trial.score for trial in result(4).trials}
+    assert (scores["a"], scores["b"]) == (0.6, 1.0)  # 4 of 10 are blank
+    with pytest.raises(PoolError, match=r"Agent 'a' does not answer: .* no response when it was"):
+        result(10)
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("yes", "no"), ("T", "F"), ("correct", "incorrect")])

@@ -224,7 +224,7 @@ def price_texts(price: Price | None) -> tuple[str, str]:
     if price is None:
         return "unknown", "set it in the pool file"
     if price.source == "table":
-        return "no call", "table of answers"
+        return "no call", "the table"
     usd = (price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens)
     source = {"pool": "pool file", "local": "this machine", "litellm": "LiteLLM's list"}
     shown = "free" if usd == (0, 0) else f"{usd[0]:g} / {usd[1]:g}"

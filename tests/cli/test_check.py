@@ -265,7 +265,7 @@ def test_agents_of_a_table_of_answers_are_not_called_and_cost_nothing(
     text = 'name = "t"\n[data]\nreader = "recorded"\npath = "t.jsonl"\n'
     (folder / "t.toml").write_text(text + "sizes = { train = 1, val = 4, test = 4 }\n", "utf-8")
     shown = run("check", "t.toml").stdout
-    assert shown.count("│ no call ") == shown.count("│ table of answers ") == 2
+    assert shown.count("│ no call ") == shown.count("│ the table ") == 2
     # The table has no usd, which is no unknown price of a study.
     whole = json.loads(run("check", "t.toml", "--json").stdout)["stages"]["all"]
     assert whole["high"]["usd"] == 0

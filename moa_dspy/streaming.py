@@ -49,7 +49,7 @@ class AnswerListener(StreamListener):
         field: Name of the output field; default: the signature's last one.
         name: The ``predict_name`` of the chunks, to tell the mixtures of a program apart.
         allow_reuse: Whether every call of the mixture in one run of the program is streamed, one
-            after the other, instead of the first.
+            after the other, instead of the first. Calls at the same time are not told apart.
 
     Raises:
         ArchitectureError: If ``mixture`` is not a mixture, or has no such field.
@@ -125,9 +125,10 @@ class AnswerListener(StreamListener):
 def _reader() -> Any:
     """Return the running task, as DSPy reads a request in one task; without one, the thread."""
     try:
-        return asyncio.current_task()
+        task = asyncio.current_task()
     except RuntimeError:
-        return threading.current_thread()
+        task = None
+    return task or threading.current_thread()
 
 
 class _AnswerStream(StreamListener):

@@ -51,6 +51,9 @@ from dspy.clients.engines.lm15_engine import timeouts_for
 # The check of the order of events in a stream.
 from dspy.clients.engines.stream_guard import achecked_stream, checked_stream
 
+# The chunks that `dspy.streamify` hands to its listeners.
+from dspy.clients.engines.streaming import EngineChunk
+
 # The errors that users of `dspy.LM` see, which decide about retries.
 from dspy.clients.errors import wrap_error
 
@@ -68,6 +71,7 @@ __all__ = [
     "AsyncLM15Engine",
     "AsyncLiteLLMEngine",
     "BackendSelection",
+    "EngineChunk",
     "HttpResponse",
     "LM15Engine",
     "LiteLLMChunks",

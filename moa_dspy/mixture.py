@@ -97,27 +97,31 @@ class PlannedModule(dspy.Module):
 
     def forward(self, **inputs: Any) -> MixturePrediction:
         """Answer, with the agents of a layer in parallel threads."""
+        for signal in self._signals():
+            sync_send_to_stream(dspy.settings.send_stream, signal)
         with mixture_span(self):
             answer = follow(self.plan(inputs), self.seats.ask_all)
-        for chunk in self._chunks(answer):
-            sync_send_to_stream(dspy.settings.send_stream, chunk)
+        for signal in self._signals(answer):
+            sync_send_to_stream(dspy.settings.send_stream, signal)
         return MixturePrediction.of(answer)
 
     async def aforward(self, **inputs: Any) -> MixturePrediction:
         """Answer, with the agents of a layer as parallel tasks."""
+        for signal in self._signals():
+            await dspy.settings.send_stream.send(signal)
         with mixture_span(self):
             answer = await afollow(self.plan(inputs), self.seats.aask_all)
-        for chunk in self._chunks(answer):
-            await dspy.settings.send_stream.send(chunk)
+        for signal in self._signals(answer):
+            await dspy.settings.send_stream.send(signal)
         return MixturePrediction.of(answer)
 
-    def _chunks(self, answer: Answer) -> list[Any]:
-        """Return the chunks for listeners to the module itself instead of one of its predictors."""
+    def _signals(self, answer: Answer | None = None) -> list[Any]:
+        """Return the chunks that tell this module's listeners of an answer's start, or its end."""
         if dspy.settings.send_stream is None:
             return []
         listeners = dspy.settings.stream_listeners or ()
-        own = [listener for listener in listeners if getattr(listener, "predict", None) is self]
-        return [listener.whole(answer.final.values) for listener in own]
+        own = [listener for listener in listeners if getattr(listener, "mixture", None) is self]
+        return [listener.signal(answer and answer.final.values) for listener in own]
 
     def __copy__(self) -> Any:
         return self._with_state(self.__dict__)

@@ -7,12 +7,15 @@ signature's own fields.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from html import escape
 from typing import Any, Final
 
 import dspy
+from dspy.adapters.utils import serialize_for_json
 from dspy.primitives.prediction import Completions
 
 from moa_dspy.calls.scope import CallFacts
@@ -140,10 +143,21 @@ def not_awaited(response: Response, seconds: float) -> Response:
 
 
 def render(values: Mapping[str, Any]) -> str:
-    """Return output fields as one text: the value alone, or ``name: value`` lines for several."""
+    """Return output fields as one text: the value alone, or ``name: value`` lines for several.
+
+    Values that are no texts are written as DSPy writes them in a demo, which is the format that the
+    next agent has to write: an enum by its value, lists, mappings and models as JSON.
+    """
     if len(values) == 1:
-        return str(next(iter(values.values())))
-    return "\n".join(f"{name}: {value}" for name, value in values.items())
+        return _text(next(iter(values.values())))
+    return "\n".join(f"{name}: {_text(value)}" for name, value in values.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return str(value)
+    plain = serialize_for_json(value)
+    return json.dumps(plain, ensure_ascii=False) if isinstance(plain, dict | list) else str(plain)
 
 
 @dataclass(frozen=True, slots=True)

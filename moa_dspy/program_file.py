@@ -18,7 +18,7 @@ from moa_dspy.adapters import ADAPTERS
 from moa_dspy.agent import Agent
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, PoolError
-from moa_dspy.files import check_table, replace_file, version
+from moa_dspy.files import check_table, json_data, replace_file, version
 from moa_dspy.layers import SEAT_MODULES, all_predictors
 from moa_dspy.references import ReferenceLimits
 
@@ -169,7 +169,7 @@ def seat_state(name: str, seat: Any) -> SeatState:
     """Return the part of one predictor that a file stores.
 
     Raises:
-        ArchitectureError: If the seat has settings that a file does not store.
+        ArchitectureError: If the seat has settings, or a demo, that a file cannot store.
     """
     if seat.config or getattr(seat, "fields", None):
         raise ArchitectureError(
@@ -178,7 +178,9 @@ def seat_state(name: str, seat: Any) -> SeatState:
         )
     state = seat.dump_state()
     fields = [FieldText(**field) for field in state["signature"]["fields"]]
-    return SeatState(state["signature"]["instructions"], fields, state["demos"])
+    where = f"{name}, a demo"
+    demos = [json_data(demo, where=where, error=ArchitectureError) for demo in state["demos"]]
+    return SeatState(state["signature"]["instructions"], fields, demos)
 
 
 def restore(program: Any, states: Mapping[str, SeatState], *, where: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import dspy
@@ -188,3 +189,162 @@ def test_fields_that_a_thought_rehearses_are_not_shown(name: str, is_async: bool
         found = asyncio.run(seen(program, AnswerListener(program), is_async=is_async))
     chunks = [value.chunk for value in found if isinstance(value, StreamResponse)]
     assert "".join(chunks) == found[-1].answer == ANSWER
+
+
+REPLIES: dict[str, tuple[Any, str]] = {
+    "plain": (PlainChat(), "{}"),
+    "chat": (dspy.ChatAdapter(), "[[ ## answer ## ]]\n{}\n\n[[ ## completed ## ]]"),
+    "json": (dspy.JSONAdapter(), '{{"answer": "{}"}}'),
+    "xml": (dspy.XMLAdapter(), "<answer>\n{}\n</answer>"),
+}
+"""Adapter, and the format of its answers."""
+
+
+def echoing(form: str) -> ChatServer:
+    """A server whose answer to a question with q1 is "The answer to q1.", a letter at a time."""
+
+    def reply(body: dict[str, Any]) -> Reply:
+        asked = next(name for name in ("q1", "q2", "q3") if name in str(body["messages"][-1]))
+        return Reply(form.format(f"The answer to {asked}."))
+
+    return ChatServer(reply)
+
+
+async def shown(stream: Any, question: str) -> str:
+    values = [value async for value in stream(question=question)]
+    chunks = [value for value in values if isinstance(value, StreamResponse)]
+    assert [chunk.is_last_chunk for chunk in chunks].count(True) == 1
+    assert chunks[-1].is_last_chunk
+    assert len(chunks) > 3  # a stored answer comes word by word
+    return "".join(chunk.chunk for chunk in chunks).strip(' "')
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("name", REPLIES)
+def test_one_streamed_program_answers_many_questions_in_turn_and_at_once(
+    name: str, is_async: bool
+) -> None:
+    adapter, form = REPLIES[name]
+
+    async def answers(program: Any) -> list[str]:
+        listeners: Any = [AnswerListener(program)]
+        stream = dspy.streamify(program, stream_listeners=listeners, is_async_program=is_async)
+        in_turn = [await shown(stream, "q1"), await shown(stream, "q2")]
+        return [*in_turn, *await asyncio.gather(*(shown(stream, q) for q in ("q2", "q3")))]
+
+    with echoing(form) as server:
+        found = asyncio.run(answers(mixture(server, adapter, "a > synthesize(c)")))
+    assert found == [f"The answer to {q}." for q in ("q1", "q2", "q2", "q3")]
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_a_question_whose_program_failed_does_not_disturb_the_next(name: str) -> None:
+    adapter, form = REPLIES[name]
+
+    class Failing(Around):
+        def forward(self, **inputs: Any) -> Any:
+            answer = super().forward(**inputs)
+            if inputs["question"] == "q1":
+                raise RuntimeError("after the answer")
+            return answer
+
+    async def answers(program: Any) -> list[str]:
+        stream = dspy.streamify(Failing(program), stream_listeners=[AnswerListener(program)])
+        with pytest.raises(RuntimeError, match="after the answer"):
+            await shown(stream, "q1")
+        return [await shown(stream, "q2")]
+
+    with echoing(form) as server:
+        found = asyncio.run(answers(mixture(server, adapter, "c")))
+    assert found == ["The answer to q2."]
+
+
+class Twice(Around):
+    """A program that asks its mixture two questions, one after the other."""
+
+    def forward(self, **inputs: Any) -> Any:
+        self.inner(question="q1")
+        return self.inner(question="q2")
+
+    async def aforward(self, **inputs: Any) -> Any:
+        await self.inner.acall(question="q1")
+        return await self.inner.acall(question="q2")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("allow_reuse", [False, True])
+@pytest.mark.parametrize("architecture", ["a + b > synthesize(c)", "a + b > vote"])
+@pytest.mark.parametrize("name", REPLIES)
+def test_every_call_of_a_mixture_in_a_program_is_streamed_if_reuse_is_allowed_else_the_first(
+    name: str, architecture: str, allow_reuse: bool, is_async: bool
+) -> None:
+    adapter, form = REPLIES[name]
+    with echoing(form) as server:
+        program = mixture(server, adapter, architecture)
+        listener = AnswerListener(program, allow_reuse=allow_reuse)
+        found = asyncio.run(seen(Twice(program), listener, is_async=is_async))
+    answers = [""]
+    for value in found:
+        if isinstance(value, StreamResponse):
+            answers[-1] += value.chunk
+            answers += [""] * value.is_last_chunk
+    expected = ["The answer to q1.", "The answer to q2."][: 1 + allow_reuse]
+    assert [answer.strip(' "') for answer in answers] == [*expected, ""]
+
+
+def test_a_question_that_skips_the_mixture_yields_its_prediction() -> None:
+    class Sometimes(Around):
+        def forward(self, **inputs: Any) -> Any:
+            is_asked = inputs["question"] == "q1"
+            return super().forward(**inputs) if is_asked else dspy.Prediction(answer="known")
+
+    async def kinds(program: Any) -> list[list[type]]:
+        stream: Any = dspy.streamify(
+            Sometimes(program),
+            stream_listeners=[AnswerListener(program)],
+            include_final_prediction_in_output_stream=False,
+        )
+        return [[type(value) async for value in stream(question=q)] for q in ("q1", "q2")]
+
+    pool = scripted_pool(dict.fromkeys("ab", "x"))
+    picks = MixtureOfAgents("question -> answer", "a + b > vote", pool=pool, adapter=PlainChat())
+    first, second = asyncio.run(kinds(picks))
+    assert first[-1] is StreamResponse
+    assert second == [dspy.Prediction]
+
+
+def test_two_fields_and_two_mixtures_are_told_apart() -> None:
+    class Both(dspy.Module):
+        def __init__(self, *mixtures: Any) -> None:
+            super().__init__()
+            self.first, self.second = mixtures
+
+        def forward(self, **inputs: Any) -> Any:
+            self.first(**inputs)
+            return self.second(**inputs)
+
+    pool = scripted_pool(dict.fromkeys("ab", "[[ ## why ## ]]\nW\n\n[[ ## answer ## ]]\nA\n"))
+    make: Any = partial(MixtureOfAgents, "question -> why, answer", pool=pool)
+    picks, writes = make("a + b > vote"), make("a > synthesize(b)")
+    listeners: Any = [
+        AnswerListener(picks, "why", name="picked"),
+        AnswerListener(picks, "answer", name="picked"),
+        AnswerListener(writes, "why", name="written"),
+        AnswerListener(writes, "answer"),
+    ]
+
+    async def values() -> list[Any]:
+        stream: Any = dspy.streamify(Both(picks, writes), stream_listeners=listeners)
+        return [value async for value in stream(question="q")]
+
+    texts: dict[tuple[str, str], str] = {}
+    for value in asyncio.run(values()):
+        if isinstance(value, StreamResponse):
+            place = value.predict_name, value.signature_field_name
+            texts[place] = texts.get(place, "") + value.chunk
+    assert texts == {
+        ("picked", "why"): "W",
+        ("picked", "answer"): "A",
+        ("written", "why"): "W",
+        ("aggregator", "answer"): "A",
+    }

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import datetime
+import enum
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,3 +117,61 @@ def test_no_key_endpoint_or_weights_path_is_written(
 
     assert json.loads(text)["scores"] == {"test": 0.5}
     assert not [word for word in ("sk-planted", "secret", "PLANTED", '"lm"') if word in text]
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+
+
+DEMO_VALUES: list[tuple[Any, Any]] = [
+    (Color, Color.RED),
+    (Size, Size.SMALL),
+    (datetime.date, datetime.date(2024, 1, 2)),
+    (datetime.datetime, datetime.datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)),
+    (datetime.time, datetime.time(3, 4)),
+    (list[Color], [Color.RED]),
+    (dict[Color, datetime.date], {Color.RED: datetime.date(2024, 1, 2)}),
+    (set[int], {3}),
+    (Decimal, Decimal("1.50")),
+    (Verdict, Verdict(is_true=True)),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), DEMO_VALUES)
+def test_demos_of_any_type_survive_as_they_are_shown(tmp_path: Path, kind: Any, value: Any) -> None:
+    fields: dict[str, Any] = {
+        "q": (kind, dspy.InputField()),
+        "answer": (str, dspy.OutputField()),
+        "x": (kind, dspy.OutputField()),
+    }
+    signature: Any = dspy.make_signature(fields, "Do.")
+    pool = scripted_pool(ANSWERS)
+    first = MixtureOfAgents(signature, "a + b > synthesize(c)", pool=pool)
+    demo = dspy.Example(q=value, references=["x"], answer="A", x=value)
+    first.aggregator.demos = [demo.with_inputs("q", "references")]
+    save_program(first, tmp_path / "p.json")
+    loaded = MixtureOfAgents.load(tmp_path / "p.json", pool=pool, signature=signature)
+
+    def messages(mixture: MixtureOfAgents) -> Any:
+        seat = mixture.aggregator
+        inputs = {"q": value, "references": []}
+        return dspy.ChatAdapter().format(seat.signature, seat.demos, inputs)
+
+    assert len(loaded.aggregator.demos) == 1
+    assert messages(loaded) == messages(first)
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), [object()]])
+def test_a_demo_that_is_no_data_is_named_with_its_seat_and_field(
+    tmp_path: Path, value: Any
+) -> None:
+    mixture = program(scripted_pool(ANSWERS), "a + b > synthesize(c)")
+    mixture.aggregator.demos = [dspy.Example(question="Italy?", answer=value)]
+    message = r"aggregator, a demo: the field 'answer' cannot be written as JSON"
+    with pytest.raises(ArchitectureError, match=message):
+        save_program(mixture, tmp_path / "p.json")
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from moa_dspy.calls.lm.response import readable, tells_opening, with_thought
 from moa_dspy.calls.reply import REFUSAL, ReplySplitter, without_half
-from moa_dspy.dspy_internals import LiteLLMChunks, StreamAccumulator, lm15
+from moa_dspy.dspy_internals import EngineChunk, LiteLLMChunks, StreamAccumulator, lm15
 
 _CUT: Final = re.compile(r"\[\[ ## \w+ ## \]\]|</?\w+>|\"\w+\": ?")
 """Markers of the beginning or end of a field, as in the chat, XML and JSON adapters."""
@@ -260,6 +260,13 @@ def as_stream(response: Any) -> Iterator[Any]:
 
 def _events(deltas: list[Any]) -> list[Any]:
     return [lm15.StreamDeltaEvent(delta=delta) for delta in deltas]
+
+
+def signal_chunk(predictor: Any, **facts: Any) -> Any:
+    """Return a chunk without text, with ``facts`` for the predictor's listeners."""
+    delta = EngineChunk(content=None)
+    choice = EngineChunk(index=0, delta=delta, finish_reason=None)
+    return EngineChunk(id=None, predict_id=id(predictor), choices=[choice], **facts)
 
 
 _WITHOUT_EVENT: Final = ("annotations", "audio", "images", REFUSAL, "thinking_blocks")

@@ -33,14 +33,7 @@ from moa_dspy.program_file import is_dspy_state, load_program, restore_program
 from moa_dspy.program_file import save_program as write_program
 from moa_dspy.references import ReferenceLimits
 from moa_dspy.seats import Seats, own_arguments, without_lms
-from moa_dspy.signatures import (
-    FUSE,
-    analyst,
-    prompt_named,
-    ranker,
-    usable_signature,
-    with_references,
-)
+from moa_dspy.signatures import FUSE, analyst, ranker, usable_signature, with_references
 from moa_dspy.telemetry import mixture_span
 
 
@@ -344,7 +337,7 @@ class MixtureOfAgents(PlannedModule):
             return module(with_references(self.signature, prompt=FUSE))
         if (prompt := self.architecture.prompt) is None:
             return module(self._proposal(self.architecture.depth))
-        return module(with_references(self.signature, prompt=prompt_named(prompt)))
+        return module(with_references(self.signature, name=prompt))
 
     def _make_analyst(self) -> Any:
         return self._about_references(analyst) if self.architecture.combine == "fuse" else None

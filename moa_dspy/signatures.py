@@ -44,21 +44,6 @@ AGGREGATION_PROMPTS: Final[dict[str, str]] = {
 }
 """Aggregation prompts by name, for a search: the paper's, and those of this library."""
 
-
-def prompt_named(name: str) -> str:
-    """Return the text of one of ``AGGREGATION_PROMPTS``.
-
-    Raises:
-        ArchitectureError: If it is not one of these, as is a prompt that a search has tuned.
-    """
-    if name not in AGGREGATION_PROMPTS:
-        raise ArchitectureError(
-            f"Unknown prompt {name!r}; known ones are {', '.join(AGGREGATION_PROMPTS)}. The text "
-            "of a prompt of a search is in the programs that this search returns."
-        )
-    return AGGREGATION_PROMPTS[name]
-
-
 REFERENCES_HEADING: Final = "Responses from models:"
 """The line above the references, as in the paper's prompt."""
 
@@ -95,9 +80,27 @@ _DEFAULT: Final = re.compile(f"Given the fields {_NAMES}, produce the fields {_N
 
 
 def with_references(
-    signature: type[dspy.Signature], *, prompt: str = AGGREGATE_AND_SYNTHESIZE
+    signature: type[dspy.Signature],
+    *,
+    prompt: str = AGGREGATE_AND_SYNTHESIZE,
+    name: str | None = None,
 ) -> type[dspy.Signature]:
-    """Return ``signature`` with a ``references`` input and the aggregation task before its own."""
+    """Return ``signature`` with a ``references`` input and the aggregation task before its own.
+
+    Args:
+        signature: The task.
+        prompt: Text of the aggregation task.
+        name: One of ``AGGREGATION_PROMPTS``, instead of the ``prompt``.
+
+    Raises:
+        ArchitectureError: If the name is not one of these, as is a prompt that a search has tuned.
+    """
+    if name is not None and name not in AGGREGATION_PROMPTS:
+        raise ArchitectureError(
+            f"Unknown prompt {name!r}; known ones are {', '.join(AGGREGATION_PROMPTS)}. The text "
+            "of a prompt of a search is in the programs that this search returns."
+        )
+    prompt = prompt if name is None else AGGREGATION_PROMPTS[name]
     own = signature.instructions
     # Blanks at the end of the caller's own instructions are kept.
     instructions = f"{prompt}\n\n{own}".lstrip() if own.strip() else prompt.strip()

@@ -91,10 +91,10 @@ class TableProfile:
             }
 
     def as_json_lines(self) -> tuple[TableProfile, str]:
-        """Return the profile of a JSONL file of these rows, and the file's text."""
+        """Return the profile of a JSONL file of the rows, and its text: half a letter escaped."""
         lines = [json.dumps(row, ensure_ascii=False, default=str) for row in self.rows()]
         profile = TableProfile.of([("", json.loads(line)) for line in lines], self.source)
-        return profile, "\n".join(lines) + "\n"
+        return profile, "\n".join(lines).encode("utf-8", "backslashreplace").decode() + "\n"
 
     def flat(self, names: Sequence[str]) -> TableProfile | None:
         """Return the profile with a column ``outer.inner`` for each key of an object in a cell.

@@ -20,7 +20,7 @@ from typing import Final
 from moa_dspy.calls.budget import Ledger, spending_under
 from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.calls.request import AnsweredRequests, OutagePolicy, ProbePolicy
-from moa_dspy.calls.scope import call_scope
+from moa_dspy.calls.scope import call_scope, waiting_for_budget
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
 from moa_dspy.errors import MoaError, OutageError, StudyError
@@ -261,7 +261,8 @@ class Runner:
 
     def _work(self, task: Task) -> None:
         table = self._node_cache.table
-        with call_scope(table=table), spending_under(self._ledger, share=task.share):
+        scope, waiting = call_scope(table=table), waiting_for_budget()
+        with scope, waiting, spending_under(self._ledger, share=task.share):
             self._evaluator.work(task.architecture, self._rows[task.example])
 
     def _help(self, tasks: TaskRunner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
@@ -21,7 +22,7 @@ from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import Outcome
-from moa_dspy.optimize.objectives import UsdObjective
+from moa_dspy.optimize.objectives import UsdObjective, check_about_one_within
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.space.programs import baseline_architectures, in_every_mixture
@@ -239,11 +240,14 @@ def check_by_probe(
     """
     check_options(options, progress.ledger.budget)
     probed, judged = probe(options, evaluator, splits.val, progress), None
+    is_mixture = evaluator.student is Student.of(evaluator.student).mixture
+    # Other rows may take a program less: it need not call its predictor. A replay is free.
+    if is_mixture and not options.pool.calls.replay_only:
+        check_about_one_within(options.limits, probed)
     if judging is not None:
         progress.show("probe", current=judging.options.label)
         judged = probe_judge(judging, options, evaluator, splits.val)
-    is_paid = judging is not None and judging.n_made > 0
-    charged = judged if is_paid else None
+    charged = judged if judging is not None and judging.n_made > 0 else None
     check_budget(options, evaluator, splits, progress.ledger, probed, charged)
     return judged
 
@@ -275,8 +279,7 @@ def _check_sampler(options: SearchOptions) -> None:
             f"got {shown_value(sampler)}."
         )
     if not type(sampler).__module__.startswith("optuna."):
-        # Code of the user's own may count, or ask a server.
-        return
+        return  # code of the user's own may count, or ask a server
     if isinstance(sampler, optuna.samplers.BruteForceSampler):
         _check_baselines(options)
     study = make_study(options.objectives, seed=options.seed, sampler=deepcopy(sampler))
@@ -297,8 +300,7 @@ def _check_sampler(options: SearchOptions) -> None:
 
 def _check_baselines(options: SearchOptions) -> None:
     """Refuse a tree of all choices where a baseline may be measured that is none of them."""
-    space = options.space
-    for best in space.agents:
+    for best in (space := options.space).agents:
         ranking = sorted(space.agents, key=lambda name: name != best)
         baselines = baseline_architectures(ranking, options.pool, space)
         for arch in in_every_mixture(baselines, space):
@@ -356,9 +358,8 @@ def check_budget(
         StudyError: If a limit is too small, naming it and the smallest value that suffices.
     """
     is_larger = evaluator.student is not Student.of(evaluator.student).mixture
-    if ledger.budget == Budget() or options.pool.calls.replay_only:
-        return
-    if is_larger and ledger.spending.reused:
+    is_free = ledger.budget == Budget() or options.pool.calls.replay_only
+    if is_free or (is_larger and ledger.spending.reused):
         return
     # Calls of an LM that was not adopted are in no ledger.
     counted = [name for name in probed if name not in options.pool.not_adopted]
@@ -381,9 +382,8 @@ def check_budget(
 def _too_small(
     name: str, limit: float, smallest: float, *, n_agents: int, splits: Splits
 ) -> StudyError:
-    about = "" if name == "calls" else "about "
     return StudyError(
-        f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}"
+        f"`budget.{name}` is {limit:.10g}, but a verdict needs {'about ' * (name != 'calls')}"
         f"{rounded_up(smallest):.10g} at least: for {n_agents} single agents on "
         f"{len(splits.val)} val rows, and the pick and the best single agent on "
         f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
@@ -420,14 +420,13 @@ def _n_unknown(
     evaluator: Evaluator, ledger: Ledger, agent: str, rows: Sequence[dspy.Example]
 ) -> int:
     """Return on how many rows the agent would be asked, without asking it."""
-    n_unknown = 0
+    n_known = 0
     with spending_under(ledger, share=0.0):
         for row in rows:
-            try:
+            with suppress(BudgetReachedError):
                 evaluator.ask(Architecture.single(agent), row)
-            except BudgetReachedError:
-                n_unknown += 1
-    return n_unknown
+                n_known += 1
+    return len(rows) - n_known
 
 
 def _reserve(options: SearchOptions, name: str) -> float:

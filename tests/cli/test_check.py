@@ -269,3 +269,38 @@ def test_a_budget_that_ends_the_study_before_says_how_much_it_allows(
     assert allowed["share"] == pytest.approx(33 / whole, rel=0.03)  # calls are shown rounded
     share = f"{100 * allowed['share']:.0f}"
     assert f"budget.calls = 33 allows about {share} % of that" in run("check", "study.toml").stdout
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("[budget]\nusd = 5\n[search]", "budget.usd"),
+        ("[limits]\nusd = 5\n[search]", "limits.usd"),
+        ('[search]\nobjectives = ["score", "usd"]', "objectives"),
+    ],
+)
+def test_what_optimize_refuses_before_any_call_is_refused_by_check(
+    run: Run, folder: Path, table: str, name: str
+) -> None:
+    pool = (folder / "pool.toml").read_text("utf-8").splitlines()
+    unpriced = "\n".join(line for line in pool if not line.startswith("usd"))
+    (folder / "pool.toml").write_text(unpriced, "utf-8")
+    change(folder, ("[search]", table))
+    message = f"`{name}` counts usd, but the price of good, bad is unknown"
+    commands = (["check"], ["check", "--probe"], ["optimize", "--dry-run"], ["optimize"])
+    refused = [run(*command, "study.toml") for command in commands]
+    assert [one.exit_code for one in refused] == [2] * 4
+    assert all(message in one.stderr for one in refused)
+
+
+def test_limits_that_no_agent_can_keep_are_found_for_free(run: Run, folder: Path) -> None:
+    # A prompt has more than 4 tokens at 1e-6 usd each, and a quarter of them is compared.
+    change(folder, ("[search]", "[limits]\nusd = 1e-9\n[search]"))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert "`limits` allow 1e-09 usd for a question, but no agent answers within that" in (
+        refused.stderr
+    )
+    assert "good takes at least about" in refused.stderr
+    change(folder, ("usd = 1e-9", "usd = 1e-3"))
+    assert run("check", "study.toml").exit_code == 0

@@ -263,3 +263,13 @@ def test_questions_at_the_same_time_leave_no_part_of_the_budget_unused(
     assert result.stopped_by is None
     assert result.usd is not None
     assert result.usd < 0.5
+
+
+def test_limits_that_no_agent_can_keep_end_the_search_after_the_probe(
+    spend: Make, experts: Make
+) -> None:
+    # A question costs several usd, and a quarter of that is compared.
+    pool = experts()
+    with pytest.raises(StudyError, match=r"e0 takes at least about .* usd; e1 takes .* Raise them"):
+        spend(pool, limits=Limits(usd=0.1))
+    assert pool.calls.ledger.spending.made == 3

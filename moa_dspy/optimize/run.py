@@ -23,7 +23,7 @@ from moa_dspy.calls.request import AnsweredRequests, OutagePolicy, ProbePolicy
 from moa_dspy.calls.scope import call_scope, waiting_for_budget
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
-from moa_dspy.errors import MoaError, OutageError, StudyError
+from moa_dspy.errors import MetricError, MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import NodeCache
@@ -47,6 +47,8 @@ _ANSWERS: Final = "answers"
 """Key of the answers beside the result in the study's database."""
 CAN_RESUME: Final = "every answer up to now is kept"
 """Text of the ``KeyboardInterrupt`` of a study that has begun."""
+_MENDED: Final = "Every answer is kept: mend this, and run the study again without --resume."
+"""End of the error of a metric; a mended metric or row is another study for ``--resume``."""
 _LOOK_SECONDS: Final = 0.25
 """Time between two looks of a worker whether the study has ended, or its coordinator."""
 _OF_THE_FOLDER: Final = "study"
@@ -176,7 +178,9 @@ def work_on(
             return runner.run(num_threads, writes_files=writes_files)
         except OutageError:
             raise
-        except MoaError:
+        except MoaError as error:
+            if runner.has_begun and isinstance(error, MetricError):
+                raise MetricError(f"{error} {_MENDED}") from error
             # Unless another process has joined the study, nothing is left of it.
             opened.is_refused = not runner.has_begun and not runner.shared.has_others
             raise

@@ -15,13 +15,13 @@ import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger, spending_under
-from moa_dspy.data.splits import Splits
+from moa_dspy.data import Splits, is_pure
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.files import shown_value
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.metric import Outcome
+from moa_dspy.optimize.metric import Outcome, check_metric
 from moa_dspy.optimize.objectives import UsdObjective, check_about_one_within
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
@@ -239,9 +239,11 @@ def check_by_probe(
         The cost of one comparison by the judge, if there is one.
     """
     check_options(options, progress.ledger.budget)
+    mixture, metric = Student.of(evaluator.student).mixture, options.metric
+    if (is_mixture := evaluator.student is mixture) and metric is not None and is_pure(metric):
+        check_metric(metric, mixture.signature, splits)
     probed, judged = probe(options, evaluator, splits.val, progress), None
-    is_mixture = evaluator.student is Student.of(evaluator.student).mixture
-    # Other rows may take a program less: it need not call its predictor. A replay is free.
+    # Other rows may take a program less. A replay is free.
     if is_mixture and not options.pool.calls.replay_only:
         check_about_one_within(options.limits, probed)
     if judging is not None:
@@ -313,9 +315,8 @@ def _check_baselines(options: SearchOptions) -> None:
 
 
 def _check_prices(options: SearchOptions, budget: Budget) -> None:
-    unpriced = [name for name in options.space.agents if name in options.pool.unpriced]
-    if options.judge is not None:
-        unpriced += [name for name in options.judge.unpriced if name not in unpriced]
+    agents = [name for name in options.space.agents if name in options.pool.unpriced]
+    unpriced = list(dict.fromkeys([*agents, *(options.judge.unpriced if options.judge else ())]))
     counted = {
         "budget.usd": budget.usd is not None,
         "limits.usd": options.limits.usd is not None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -304,3 +305,68 @@ def test_limits_that_no_agent_can_keep_are_found_for_free(run: Run, folder: Path
     assert "good takes at least about" in refused.stderr
     change(folder, ("usd = 1e-9", "usd = 1e-3"))
     assert run("check", "study.toml").exit_code == 0
+
+
+def change_last_answer(folder: Path, answer: object) -> None:
+    *rows, last = (folder / "rows.jsonl").read_text("utf-8").splitlines()
+    rows.append(json.dumps({**json.loads(last), "answer": answer}))
+    (folder / "rows.jsonl").write_text("\n".join(rows), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("signature", "metric", "answer", "message"),
+    [
+        ("question -> answer", "numeric_match", "n/a", "must hold a number, but is 'n/a'"),
+        ("question -> answer", "json_match", "{a:1}", "must be JSON, but is '{a:1}'"),
+        (
+            "question -> answer: Literal['0','1','2','3','4','5','6','7']",
+            "choice",
+            "8",
+            "the right answer of 'answer' must be one of 0, 1, 2, 3, 4, 5, 6, 7, but is '8'",
+        ),
+    ],
+)
+def test_one_right_answer_that_cannot_be_scored_is_found_for_free(
+    run: Run, folder: Path, signature: str, metric: str, answer: str, message: str
+) -> None:
+    change(folder, ('adapter = "plain"\n', ""), ("question -> answer", signature))
+    change(folder, ('"answer_match"', f'"{metric}"'))
+    assert run("check", "study.toml").exit_code == 0
+    change_last_answer(folder, answer)
+    for command in ("check", "optimize"):
+        refused = run(command, "study.toml")
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+        assert re.search(r"Row '\S+' of test: ", refused.stderr)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("return float(1 / (7 - int(example.answer)) > 0)", "ZeroDivisionError"),
+        ("return 1.0 if prediction.answer == example.answer else 7", "in [0, 1], but gave 7.0"),
+    ],
+)
+def test_a_metric_of_ones_own_is_tried_on_all_rows_and_on_a_wrong_answer(
+    run: Run, folder: Path, code: str, message: str
+) -> None:
+    name = f"metric_{abs(hash(code))}"
+    (folder / f"{name}.py").write_text(f"def metric(example, prediction):\n    {code}\n", "utf-8")
+    change(folder, ('"answer_match"', f'"{name}:metric"'))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert re.search(r"Row '\S+' of val has ", refused.stderr)
+
+
+def test_a_slow_metric_of_ones_own_is_tried_on_one_row(run: Run, folder: Path) -> None:
+    code = (
+        "import time\n"
+        "def metric(example, prediction):\n"
+        "    print('scored', flush=True)\n"
+        "    time.sleep(0.1)\n"
+        "    return 1.0\n"
+    )
+    (folder / "slow_metric.py").write_text(code, "utf-8")
+    change(folder, ('"answer_match"', '"slow_metric:metric"'))
+    assert run("check", "study.toml").stderr.count("scored") == 1

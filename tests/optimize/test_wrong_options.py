@@ -9,8 +9,8 @@ import dspy
 import pytest
 
 from moa_dspy import MixtureOfAgents, ModelSearch, Pool
-from moa_dspy.data import answer_match
-from moa_dspy.errors import ArchitectureError, PoolError, StudyError
+from moa_dspy.data import FieldMetric, answer_match
+from moa_dspy.errors import ArchitectureError, MetricError, PoolError, StudyError
 from moa_dspy.testing import scripted_pool
 
 ROWS = [dspy.Example(question=f"{i}", answer="Paris").with_inputs("question") for i in range(30)]
@@ -96,4 +96,16 @@ def test_a_student_without_a_mixture_is_told_which_predictors_it_has() -> None:
     words = r"is a Thoughtful without one\. Name the predictor .* \(`predictor`\): think\.predict\."
     with pytest.raises(StudyError, match=words):
         search.compile(Thoughtful(), trainset=ROWS)
+    assert pool.calls.ledger.spending.made == 0
+
+
+def test_a_right_answer_that_a_named_metric_cannot_score_costs_nothing() -> None:
+    pool = scripted_pool({"a": lambda prompt: "1"})
+    rows = [dspy.Example(question=f"{i}", answer=str(i)).with_inputs("question") for i in range(16)]
+    rows[15]["answer"] = "n/a"
+    search = ModelSearch(FieldMetric.of("numeric_match", "question -> answer"), pool)
+    with pytest.raises(MetricError, match=r"^Row '\S+' of test: .* a number, but is 'n/a'"):
+        search.compile(
+            dspy.Predict("question -> answer"), trainset=[], valset=rows[:8], testset=rows[8:]
+        )
     assert pool.calls.ledger.spending.made == 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
-from math import hypot, inf
+from math import hypot, inf, isfinite
+from numbers import Real
 from statistics import fmean
 from typing import Any, ClassVar, Final, Literal, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import Disagreement, DiversityMetric, PairwiseMetric
-from moa_dspy.errors import StudyError
+from moa_dspy.errors import MetricError, StudyError
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import (
     CAUTION,
@@ -119,7 +120,10 @@ class DiversityObjective(Objective):
 
     def _of(self, texts: tuple[str, ...]) -> float:
         if texts not in self._known:
-            self._known[texts] = self.metric(texts) if texts else 0.0
+            value = self.metric(texts) if texts else 0.0
+            if not isinstance(value, Real) or not isfinite(value):
+                raise MetricError(f"`diversity` must give a finite number, but gave {value!r}.")
+            self._known[texts] = float(value)
         return self._known[texts]
 
 

@@ -8,6 +8,7 @@ and coordinate if the coordinator dies. A process that comes later finds the res
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, d
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.program_file import program_text
 
+_logger = logging.getLogger(__name__)
 RUNS = Path("runs")
 """Folder of the results where ``out`` is not given; each study has one of its name in it."""
 RUN_FILES: Final = ("program.json", "result.json", "answers.json", "report.html", "report.md")
@@ -229,6 +231,9 @@ class Runner:
         self._store.owner.register()
         if self.shared.join(must_exist=must_exist, may_set_budget=may_set_budget):
             self._budget.restart()
+            _logger.warning("%s: another study of this name is replaced.", self._place.folder)
+            for path in self._place.folder.glob("program-[0-9]*.json"):
+                path.unlink(missing_ok=True)  # of its front
 
     def run(self, num_threads: int | None, *, writes_files: bool) -> StudyEnd:
         """Work until the study is finished."""

@@ -123,6 +123,11 @@ class PreparedStudy:
         options.make_judging(self.splits)
         if study.task.program is not None:
             _check_program_inputs(student, self.splits.val[0])
+        elif is_asked_once and (other := set(study.data.inputs) - set(signature.input_fields)):
+            raise StudyError(
+                f"`data.inputs` has {min(other)!r}, which is no input of `task.signature`; its "
+                f"inputs are {', '.join(signature.input_fields)}. Outputs go into `data.outputs`."
+            )
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
             if is_asked_once:

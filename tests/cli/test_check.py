@@ -370,3 +370,67 @@ def test_a_slow_metric_of_ones_own_is_tried_on_one_row(run: Run, folder: Path) -
     (folder / "slow_metric.py").write_text(code, "utf-8")
     change(folder, ('"answer_match"', '"slow_metric:metric"'))
     assert run("check", "study.toml").stderr.count("scored") == 1
+
+
+def test_an_input_that_is_none_of_the_signature_is_refused(run: Run, folder: Path) -> None:
+    change(folder, ('inputs = ["question"]', 'inputs = ["question", "answer"]'))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert "`data.inputs` has 'answer', which is no input of `task.signature`" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "reason", "names_choices"),
+    [
+        ("def metric(:", "invalid syntax", False),
+        ("import not_installed_here", "No module named 'not_installed_here'", False),
+        ("other = 1", "has no attribute 'metric'", True),
+        (None, "No module named 'broken_metric_3'", True),
+    ],
+)
+def test_choices_are_named_only_where_the_name_is_not_understood(
+    run: Run, folder: Path, module: str | None, reason: str, names_choices: bool
+) -> None:
+    name = f"broken_metric_{len(module or 'abc')}"
+    if module is not None:
+        (folder / f"{name}.py").write_text(module, "utf-8")
+    change(folder, ('"answer_match"', f'"{name}:metric"'))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert reason in refused.stderr
+    assert ("; known ones are" in refused.stderr) == names_choices
+
+
+def test_missing_agents_are_said_to_be_missing(run: Run, folder: Path) -> None:
+    change(folder, ('pool = "pool.toml"\n', ""))
+    assert "or `[[agents]]`, but this one has neither." in run("check", "study.toml").stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "study",
+            "n_trials = 3",
+            "n_trials = true",
+            "search.n_trials: must be a number",
+        ),
+        ("study", "seed = 1", 'seed = "1"', "study.toml.seed: must be a number, but got '1'"),
+        ("study", "[search]", "[search]\nmin_gain = '0.1'", "min_gain: must be a number, but"),
+        ("study", "[data]", "stop_early = 'no'\n[data]", "stop_early: must be true or false, but"),
+        (
+            "pool",
+            "usd_per_million_prompt_tokens = 1.0",
+            'usd_per_million_prompt_tokens = "1"',
+            "[0].usd_per_million_prompt_tokens: must be a number, but got a text of 1 characters",
+        ),
+    ],
+)
+def test_texts_and_truth_values_are_no_numbers(
+    run: Run, folder: Path, file: str, old: str, new: str, message: str
+) -> None:
+    path = folder / f"{file}.toml"
+    path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert message in refused.stderr

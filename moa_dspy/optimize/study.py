@@ -123,11 +123,6 @@ class PreparedStudy:
         options.make_judging(self.splits)
         if study.task.program is not None:
             _check_program_inputs(student, self.splits.val[0])
-        elif is_asked_once and (other := set(study.data.inputs) - set(signature.input_fields)):
-            raise StudyError(
-                f"`data.inputs` has {min(other)!r}, which is no input of `task.signature`; its "
-                f"inputs are {', '.join(signature.input_fields)}. Outputs go into `data.outputs`."
-            )
         for split in ("train", "val", "test"):
             rows = getattr(self.splits, split)
             if is_asked_once:
@@ -135,6 +130,12 @@ class PreparedStudy:
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
+        other = set(study.data.inputs) - set(signature.input_fields)
+        if other and is_asked_once and study.task.program is None:
+            raise StudyError(
+                f"`data.inputs` has {min(other)!r}, which is no input of `task.signature`; its "
+                f"inputs are {', '.join(signature.input_fields)}. Outputs go into `data.outputs`."
+            )
         # Recorded answers have recorded scores; a made-up prediction has no score.
         if self.metric is not None and self.recorded is None and is_asked_once:
             check_metric(self.metric, signature, self.splits)

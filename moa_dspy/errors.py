@@ -80,7 +80,15 @@ class UnknownCallError(CallError, LookupError):
 
 
 class BudgetReachedError(CallError):
-    """The next call might exceed the user's budget; names the limit."""
+    """The next call might exceed the user's budget; names the limit.
+
+    Attributes:
+        may_fit_later: Whether the call would fit if the calls in flight cost nothing.
+    """
+
+    def __init__(self, message: str, *, may_fit_later: bool = False) -> None:
+        super().__init__(message)
+        self.may_fit_later = may_fit_later
 
 
 class StoreError(CallError):

@@ -105,11 +105,33 @@ def check_table(
     """
     adapter = TypeAdapter(kind)
     try:
-        return adapter.validate_python(value)
+        table = adapter.validate_python(value)
     except ValidationError as cause:
         # Not `from cause`: pydantic's message quotes every input, which may be a misplaced key.
         explained = _explain(cause, adapter, renamed or {}, may_hold_keys=may_hold_keys)
         raise error(f"{where}{explained}") from None
+    for place, kind_of_it, given in _converted(value, table):
+        shown = shown_value(given, longest=0 if may_hold_keys else LONGEST_SHOWN)
+        raise error(f"{where}{place}: must be {kind_of_it}, but got {shown}.")
+    return table
+
+
+def _converted(given: object, made: Any, place: str = "") -> Iterator[tuple[str, str, object]]:
+    """Yield place, kind and value of each text or bool that pydantic took as a number, or reverse.
+
+    Pydantic's strict mode also refuses lists for tuples and texts for paths, which TOML needs.
+    """
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            field = made.get(key) if isinstance(made, Mapping) else getattr(made, str(key), None)
+            yield from _converted(value, field, f"{place}.{key}")
+    elif isinstance(given, list | tuple) and isinstance(made, list | tuple):
+        for number, (value, item) in enumerate(zip(given, made, strict=False)):
+            yield from _converted(value, item, f"{place}[{number}]")
+    elif isinstance(made, bool) and not isinstance(given, bool):
+        yield place, "true or false", given
+    elif isinstance(made, int | float) and isinstance(given, str | bool) and given is not made:
+        yield place, "a number", given
 
 
 def _explain(
@@ -364,9 +386,12 @@ def imported(field: str, name: str, names: Iterable[str], *, beside: Path | None
         return getattr(import_module(module), attribute)
     except Exception as error:
         # The module is user code, which may raise anything.
-        raise StudyError(
-            f"`{field}`: {name!r} cannot be imported: {error}; known ones are {choices}."
-        ) from error
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
+            f"{error.name}."
+        )
+        is_missing |= isinstance(error, AttributeError) and error.obj is sys.modules.get(module)
+        known = f"; known ones are {choices}." if is_missing else ""
+        raise StudyError(f"`{field}`: {name!r} cannot be imported: {error}{known}") from error
 
 
 def _import_from(folder: Path | None, top: str) -> None:

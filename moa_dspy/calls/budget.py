@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -75,6 +75,11 @@ class Totals:
     tokens: int = 0
     usd: float = 0.0
     seconds: float = 0.0
+
+    @classmethod
+    def in_flight(cls, estimates: Collection[CallEstimate]) -> Totals:
+        """Return the tokens and usd of open calls; they stay calls, whatever they will cost."""
+        return cls(tokens=sum(e.tokens for e in estimates), usd=sum(e.usd for e in estimates))
 
 
 class Ledger:
@@ -152,18 +157,16 @@ class Ledger:
 
     def _refuse(self, estimate: CallEstimate, share: float) -> None:
         """Raise for the first limit exceeded; there is none if a call was settled meanwhile."""
-        totals = self.backend.totals()
-        needed = {
-            "calls": totals.calls + 1,
-            "tokens": totals.tokens + estimate.tokens,
-            "usd": totals.usd + estimate.usd,
-            "seconds": totals.seconds,
-        }
-        for name, limit in self._limits(share).items():
-            if needed[name] > limit:
-                kept = "" if share == 1 else f" (this stage may use {share:.0%} of it)"
-                whole = getattr(self.budget, name)
-                raise BudgetReachedError(f"The budget of {whole:g} {name} is reached{kept}.")
+        totals, in_flight = self.backend.totals_and_in_flight()
+        asked = {"calls": 1, "tokens": estimate.tokens, "usd": estimate.usd, "seconds": 0.0}
+        needed = {name: getattr(totals, name) + amount for name, amount in asked.items()}
+        limits = self._limits(share)
+        exceeded = [name for name, limit in limits.items() if needed[name] > limit]
+        final = [n for n in exceeded if needed[n] - getattr(in_flight, n) > limits[n]]
+        for name in final or exceeded:
+            kept = "" if share == 1 else f" (this stage may use {share:.0%} of it)"
+            message = f"The budget of {getattr(self.budget, name):g} {name} is reached{kept}."
+            raise BudgetReachedError(message, may_fit_later=not final)
 
     def settle(self, number: str, *, tokens: int, usd: float, seconds: float) -> None:
         """Replace a reservation by the call's real usage, also for a failed call."""
@@ -273,6 +276,10 @@ class BudgetBackend(Protocol):
         """Return the spending that counts against a budget, with calls in flight."""
         ...
 
+    def totals_and_in_flight(self) -> tuple[Totals, Totals]:
+        """Return ``totals``, and the tokens and usd in them of open calls of living processes."""
+        ...
+
     def reserve(
         self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None
     ) -> str | None:
@@ -316,8 +323,12 @@ class MemoryBudget:
 
     def totals(self) -> Totals:
         """Return the spending that counts against a budget, with calls in flight."""
+        return self.totals_and_in_flight()[0]
+
+    def totals_and_in_flight(self) -> tuple[Totals, Totals]:
+        """Return ``totals``, and the tokens and usd in them of open calls."""
         with self._lock:
-            return self._totals(CallEstimate())
+            return self._totals(CallEstimate()), Totals.in_flight(self._open.values())
 
     def _seconds(self) -> float:
         running = 0.0 if self._started is None else time.monotonic() - self._started

@@ -12,9 +12,10 @@ import math
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from moa_dspy.calls.reply import reply_facts
 from moa_dspy.calls.scope import CallFacts
@@ -367,3 +368,31 @@ class UsageWarnings:
             agent,
             _BYTES_PER_TOKEN,
         )
+
+
+InFlight: TypeAlias = Future[None]
+"""Done when the call of a key has ended, answered or failed; its result is read from the store."""
+
+
+class SingleFlight:
+    """Keys whose calls are being made in this process."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, InFlight] = {}
+        self._lock = threading.Lock()
+
+    def join(self, key: str) -> tuple[InFlight, bool]:
+        """Return the future of ``key``, and whether it is new: then the caller must finish it."""
+        with self._lock:
+            if (flight := self._flights.get(key)) is not None:
+                return flight, False
+            flight = self._flights[key] = Future()
+            # A future marked as running cannot be cancelled by a task that waits for it.
+            flight.set_running_or_notify_cancel()
+        return flight, True
+
+    def finish(self, key: str, flight: InFlight) -> None:
+        """Wake all waiters for ``key``."""
+        with self._lock:
+            del self._flights[key]
+        flight.set_result(None)

@@ -6,14 +6,13 @@ through a future, the processes on one store through a claim.
 
 from __future__ import annotations
 
-import threading
+import math
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from moa_dspy.calls.budget import Attempt, Ledger, Reservation
 from moa_dspy.calls.call import (
@@ -21,6 +20,7 @@ from moa_dspy.calls.call import (
     CallBackend,
     MemoryCalls,
     SharedBackend,
+    SingleFlight,
     WritableBackend,
     call_key,
     canonical_json,
@@ -60,34 +60,32 @@ from moa_dspy.calls.timeout import (
     run_plan,
     unless,
 )
-from moa_dspy.errors import MoaError, UnknownCallError
+from moa_dspy.errors import BudgetReachedError, MoaError, UnknownCallError
 
-InFlight: TypeAlias = Future[None]
-"""Done when the call of a key has ended, answered or failed; its result is read from the store."""
+_LONGEST_BUDGET_WAIT_SECONDS: Final = 600.0
+"""Time after which a call in flight is not waited for: it may never be settled."""
 
 
-class SingleFlight:
-    """Keys whose calls are being made in this process."""
+class _BudgetWait:
+    """The wait of a request until calls in flight are settled and leave room in a budget."""
 
-    def __init__(self) -> None:
-        self._flights: dict[str, InFlight] = {}
-        self._lock = threading.Lock()
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline, self._pauses = deadline, poll_seconds()
+        self._ends = math.inf
 
-    def join(self, key: str) -> tuple[InFlight, bool]:
-        """Return the future of ``key``, and whether it is new: then the caller must finish it."""
-        with self._lock:
-            if (flight := self._flights.get(key)) is not None:
-                return flight, False
-            flight = self._flights[key] = Future()
-            # A future marked as running cannot be cancelled by a task that waits for it.
-            flight.set_running_or_notify_cancel()
-        return flight, True
-
-    def finish(self, key: str, flight: InFlight) -> None:
-        """Wake all waiters for ``key``."""
-        with self._lock:
-            del self._flights[key]
-        flight.set_result(None)
+    def wait(self, refused: BudgetReachedError) -> Generator[Step, Any, None]:
+        """Wait a moment; raise ``refused`` if there will be no room, or not in time."""
+        now = self._deadline.clock.monotonic()
+        self._ends = min(self._ends, now + _LONGEST_BUDGET_WAIT_SECONDS)
+        if not (refused.may_fit_later and current_scope().waits_for_budget and now < self._ends):
+            raise refused
+        try:
+            yield Sleep(self._deadline, next(self._pauses))
+        except DeadlineError:
+            if self._deadline.left_seconds == -math.inf:  # cancelled
+                raise
+            # The budget, and no agent, was too slow.
+            raise refused from None
 
 
 class SharedSlots(Protocol):
@@ -232,6 +230,7 @@ class Calls:
     def plan(self, request: CallRequest) -> CallPlan:
         """Return the steps that get the call of ``request``, which is not known yet."""
         deadline, interrupted = Deadline.of(current_scope(), self.clock), interrupt_event()
+        room = _BudgetWait(deadline)
         limits: SharedSlots | None = getattr(self._shared, "limits", None)
         attempts = Attempts(
             request,
@@ -253,8 +252,12 @@ class Calls:
                 try:
                     # It may have been answered since the last check.
                     return self.known(request) or (yield from self._claimed(attempts))
+                except BudgetReachedError as error:
+                    refused = error
                 finally:
                     self._in_flight.finish(request.key, flight)
+                # Here nothing is held that a call in flight may need for calls of its own.
+                yield from room.wait(refused)
         except DeadlineError as error:
             if not (interrupted is not None and interrupted.is_set()):
                 attempts.note_unsent(error)

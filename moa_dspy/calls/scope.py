@@ -190,6 +190,7 @@ class CallScope:
         ledgers: Ledgers that count and limit the calls made inside, each with the share of
             its limits that they may use; see ``spending_under``.
         tables: Count each call made inside as it ends.
+        waits_for_budget: Whether a call waits while only calls in flight leave no room for it.
     """
 
     sample: int = 0
@@ -200,6 +201,7 @@ class CallScope:
     interrupted: Interrupt | None = None
     ledgers: Mapping[Any, float] = field(default_factory=dict)
     tables: tuple[CallTable, ...] = ()
+    waits_for_budget: bool = False
 
     def note(self, *ended: CallFacts) -> None:
         """Log and count calls that have ended."""
@@ -240,19 +242,25 @@ def call_scope(
     A scope never outlasts the outer scope: the earlier deadline applies, and all events of both.
     """
     outer = current_scope()
-    events = outer.cancelled if cancelled is None else (*outer.cancelled, cancelled)
-    is_known = any(other is table for other in outer.tables)
-    scope = CallScope(
+    tables = () if any(other is table for other in outer.tables) else (table,)
+    scope = replace(
+        outer,
         sample=outer.sample if sample is None else sample,
         example=outer.example if example is None else example,
-        deadline=_earlier(outer.deadline, deadline),
-        cancelled=events,
-        interrupted=outer.interrupted,
-        ledgers=outer.ledgers,
-        tables=outer.tables if table is None or is_known else (*outer.tables, table),
+        log=[],
+        deadline=min((at for at in (outer.deadline, deadline) if at is not None), default=None),
+        cancelled=(*outer.cancelled, *filter(None, [cancelled])),
+        tables=(*outer.tables, *filter(None, tables)),
     )
     with entered(scope):
         yield scope
+
+
+@contextmanager
+def waiting_for_budget(*, waits: bool = True) -> Iterator[None]:
+    """Set whether calls inside wait while only calls in flight leave no room in a budget."""
+    with entered(replace(current_scope(), waits_for_budget=waits)):
+        yield
 
 
 @contextmanager
@@ -334,11 +342,6 @@ class _CancelledHost:
         return False
 
 
-def _earlier(outer: float | None, inner: float | None) -> float | None:
-    moments = [moment for moment in (outer, inner) if moment is not None]
-    return min(moments, default=None)
-
-
 class Clock:
     """The clock of this machine; tests replace it by a clock that does not wait."""
 
@@ -392,11 +395,6 @@ class Deadline:
         return cls(clock, at, cancelled, clock.monotonic())
 
     @property
-    def waited_seconds(self) -> float:
-        """Time since the waiting began."""
-        return self.clock.monotonic() - self.started
-
-    @property
     def left_seconds(self) -> float:
         """Time left until the deadline; 0 or less after it."""
         if any(event.is_set() for event in self.cancelled):
@@ -407,9 +405,10 @@ class Deadline:
         """Raise if the deadline has passed."""
         if (left := self.left_seconds) > 0:
             return
+        waited = self.clock.monotonic() - self.started
         is_given_up = left == -math.inf
         why = "its caller has stopped waiting" if is_given_up else "its deadline has passed"
-        raise DeadlineError(f"The request was not sent: {why}, after {self.waited_seconds:.2f} s.")
+        raise DeadlineError(f"The request was not sent: {why}, after {waited:.2f} s.")
 
     def wait(self, future: Future[Any]) -> None:
         """Wait until ``future`` is done, whatever its result."""

@@ -28,7 +28,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
 from moa_dspy.calls.call import Call
-from moa_dspy.calls.scope import Deadline, DeadlineError, Interrupt, call_scope
+from moa_dspy.calls.scope import Deadline, DeadlineError, Interrupt, call_scope, waiting_for_budget
 from moa_dspy.dspy_internals import lm15
 from moa_dspy.errors import BudgetReachedError
 
@@ -329,11 +329,14 @@ class Send:
     def run(self, send: Sender) -> dict[str, Any]:
         """Block."""
         self.sender = send
-        return send()
+        # A call that is made by this one must not wait until this one is settled.
+        with waiting_for_budget(waits=False):
+            return send()
 
     async def arun(self, send: ASender) -> dict[str, Any]:
         """Await."""
-        return await send()
+        with waiting_for_budget(waits=False):
+            return await send()
 
 
 @dataclass(slots=True)

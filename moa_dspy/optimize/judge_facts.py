@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -324,3 +325,33 @@ def shown_reply(text: str) -> str:
     """Return a reply as shown in an error message."""
     plain = " ".join(text.split())
     return repr(plain if len(plain) <= MOST_SHOWN else plain[: MOST_SHOWN - 1] + "…")
+
+
+def self_preference_warnings(
+    judge: Any, pool: Mapping[str, Any], agents: Sequence[str]
+) -> list[str]:
+    """Return a warning for each judging model that also answers, or whose model family does."""
+    warnings = []
+    for member in getattr(judge, "judges", (judge,)):
+        own, name = getattr(member, "pool", None), getattr(member, "agent", None)
+        if own is None or name is None:
+            continue
+        model = own[name].model
+        same = [a for a in agents if pool[a].model == model]
+        kin = [a for a in agents if a not in same and _family(pool[a].model) == _family(model)]
+        if same:
+            warnings.append(
+                f"Judge {name} ({model}) also answers, as {', '.join(same)}: a model tends to "
+                "prefer its own answers. Take a judge from outside the pool."
+            )
+        elif kin:
+            warnings.append(
+                f"Judge {name} ({model}) is of the family of {', '.join(kin)}: models tend to "
+                "prefer answers of their own family."
+            )
+    return warnings
+
+
+def _family(model: str) -> str:
+    words = re.match(r"[a-z]+", model.rpartition("/")[2].lower())
+    return words[0] if words else model.lower()

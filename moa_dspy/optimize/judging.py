@@ -28,6 +28,7 @@ from moa_dspy.optimize.judge_facts import (
     JudgeFacts,
     agreement_of,
     check_readable,
+    self_preference_warnings,
     trust_warnings,
 )
 from moa_dspy.optimize.metric import (
@@ -39,7 +40,6 @@ from moa_dspy.optimize.metric import (
     RowJudgement,
     check_reference_field,
     label_of,
-    self_preference_warnings,
 )
 from moa_dspy.winrate.length_control import at_equal_length, length_controlled
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,8 +16,11 @@ import dspy
 from moa_dspy.agent import Agent
 from moa_dspy.aggregators import Ballot
 from moa_dspy.architecture import Architecture
+from moa_dspy.calls.budget import Budget, Ledger, spending_under
+from moa_dspy.data import FieldMetric, Splits, accepted_answers, is_absent, is_pure, plain_text
+from moa_dspy.data.metrics import choices_of
 from moa_dspy.data.rows import check_outputs
-from moa_dspy.errors import MetricError, MoaError, StudyError
+from moa_dspy.errors import BudgetReachedError, MetricError, MoaError, StudyError
 from moa_dspy.files import shown_value
 from moa_dspy.optimize.early_facts import COSTS
 from moa_dspy.winrate.length_control import GamedRows
@@ -88,6 +91,74 @@ def _number_in(value: Any) -> float | None:
 def score_of(value: Any) -> float:
     """Return the number in a metric's value."""
     return float(value.score if hasattr(value, "score") else value)
+
+
+_TRIED_SECONDS, _QUICK_SECONDS = 1.0, 0.05
+"""Time that a user's metric may take when it is tried, in all and on one row."""
+
+
+def check_metric(metric: Any, signature: Any, splits: Splits) -> None:
+    """Score made-up predictions, so that what cannot be scored is found before a call is paid.
+
+    Each row of val and test is scored with its right answer, and one with a wrong answer too. A
+    user's metric is tried for about a second, and on one row only if it is slow.
+
+    Raises:
+        MetricError: If the metric raises, or returns no number in [0, 1], or a right answer is
+            none of the choices.
+    """
+    is_named, started = is_pure(metric), time.monotonic()
+    rows = [(split, row) for split in ("val", "test") for row in getattr(splits, split)]
+    # A metric that calls a model is not tried, as that would cost money.
+    with suppress(BudgetReachedError), spending_under(Ledger(Budget(calls=1)), share=0.0):
+        for number, (split, row) in enumerate(rows):
+            _try_metric(metric, signature, row, split)
+            seconds = time.monotonic() - started
+            if not is_named and seconds > (_TRIED_SECONDS if number else _QUICK_SECONDS):
+                return
+            if number == 0:
+                _try_metric(metric, signature, row, split, is_right=False)
+
+
+def _try_metric(
+    metric: Any, signature: Any, row: dspy.Example, split: str, *, is_right: bool = True
+) -> None:
+    outputs, where = signature.output_fields, f"Row {row.id!r} of {split}"
+    values = {n: _made_up(f, row.get(n, None), is_right=is_right) for n, f in outputs.items()}
+    try:
+        score = CheckedMetric.of(metric).score(row, dspy.Prediction(**values))
+    except BudgetReachedError:
+        raise
+    except MoaError as error:
+        if is_pure(metric) and error.__cause__ is None:  # of the row, not of the signature
+            raise MetricError(f"{where}: {error}") from error
+        raise MetricError(
+            "`task.metric` cannot score a made-up prediction of `task.signature`, whose outputs "
+            f"are {', '.join(outputs)}: {error} {where} has {', '.join(map(str, row.keys()))}."
+        ) from error
+    if is_right and isinstance(metric, FieldMetric) and metric.name == "choice" and score < 1:
+        name = min(
+            metric.choices, key=lambda name: plain_text(values[name]) in metric.choices[name]
+        )
+        raise MetricError(
+            f"{where}: the right answer of {name!r} must be one of "
+            f"{', '.join(metric.choices[name])}, but is {shown_value(values[name])}."
+        )
+
+
+def _made_up(field: Any, right: Any, *, is_right: bool) -> Any:
+    """Return the row's own answer; or, if a wrong one is wanted, a value of the field's type."""
+    annotation = field.annotation
+    if is_right and not is_absent(right):
+        is_list_of_texts = annotation is str and isinstance(right, list | tuple)
+        return accepted_answers(right)[0] if is_list_of_texts else right
+    if choices := choices_of(annotation):
+        return next((choice for choice in choices if choice != right), choices[0])
+    try:
+        return "text" if annotation is str else annotation()
+    except Exception:
+        # A type defined by the user whose constructor needs arguments.
+        return None
 
 
 def _arity(metric: Any) -> int:
@@ -245,36 +316,6 @@ def label_of(judge: Any) -> str:
     """Return a readable name of the judge: its class, and the agents that it asks."""
     agents = [str(member.agent) for member in members_of(judge) if hasattr(member, "agent")]
     return " ".join([type(judge).__name__, ", ".join(agents)]).strip()
-
-
-def self_preference_warnings(
-    judge: Any, pool: Mapping[str, Agent], agents: Sequence[str]
-) -> list[str]:
-    """Return a warning for each judging model that also answers, or whose model family does."""
-    warnings = []
-    for member in members_of(judge):
-        own, name = getattr(member, "pool", None), getattr(member, "agent", None)
-        if own is None or name is None:
-            continue
-        model = own[name].model
-        same = [a for a in agents if pool[a].model == model]
-        kin = [a for a in agents if a not in same and _family(pool[a].model) == _family(model)]
-        if same:
-            warnings.append(
-                f"Judge {name} ({model}) also answers, as {', '.join(same)}: a model tends to "
-                "prefer its own answers. Take a judge from outside the pool."
-            )
-        elif kin:
-            warnings.append(
-                f"Judge {name} ({model}) is of the family of {', '.join(kin)}: models tend to "
-                "prefer answers of their own family."
-            )
-    return warnings
-
-
-def _family(model: str) -> str:
-    words = re.match(r"[a-z]+", model.rpartition("/")[2].lower())
-    return words[0] if words else model.lower()
 
 
 def check_reference_field(name: str, agents: Sequence[str], rows: Mapping[str, Any]) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
-from math import hypot, inf
+from math import hypot, inf, isfinite
+from numbers import Real
 from statistics import fmean
-from typing import ClassVar, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import numpy as np
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.diversity import Disagreement, DiversityMetric, PairwiseMetric
-from moa_dspy.errors import StudyError
+from moa_dspy.errors import MetricError, StudyError
 from moa_dspy.optimize.result import TrialRecord
 from moa_dspy.optimize.selection import (
     CAUTION,
@@ -119,7 +120,10 @@ class DiversityObjective(Objective):
 
     def _of(self, texts: tuple[str, ...]) -> float:
         if texts not in self._known:
-            self._known[texts] = self.metric(texts) if texts else 0.0
+            value = self.metric(texts) if texts else 0.0
+            if not isinstance(value, Real) or not isfinite(value):
+                raise MetricError(f"`diversity` must give a finite number, but gave {value!r}.")
+            self._known[texts] = float(value)
         return self._known[texts]
 
 
@@ -302,12 +306,36 @@ def within_limits(trials: Sequence[TrialRecord], limits: Limits) -> list[TrialRe
     return fair
 
 
-def check_one_within(limits: Limits, costs: Mapping[str, Mapping[str, float]]) -> None:
+_MARGIN: Final = 4.0
+"""An agent's usd and seconds are taken to be at least this part of those of one question."""
+
+
+def check_about_one_within(limits: Limits, found: Mapping[str, Any]) -> None:
+    """Check as ``check_one_within``, where the costs are known from one question, or estimated.
+
+    Args:
+        limits: Maximum costs of a question.
+        found: By agent an object with ``calls``, which are exact, ``usd`` and ``seconds``.
+
+    Raises:
+        StudyError: If no agent can stay within the limits.
+    """
+    costs = {
+        agent: {"calls": o.calls, "usd": o.usd / _MARGIN, "seconds": o.seconds / _MARGIN}
+        for agent, o in found.items()
+    }
+    check_one_within(limits, costs, takes="takes at least about")
+
+
+def check_one_within(
+    limits: Limits, costs: Mapping[str, Mapping[str, float]], *, takes: str = "takes"
+) -> None:
     """Check that a single agent stays within the limits, as a mixture costs no less.
 
     Args:
         limits: Maximum costs of a question.
         costs: Costs of a question to each agent, by the names of the limits.
+        takes: Verb of the message.
 
     Raises:
         StudyError: If none does; the message has the cost of each.
@@ -316,7 +344,7 @@ def check_one_within(limits: Limits, costs: Mapping[str, Mapping[str, float]]) -
         return
     given = {name: value for name, value in asdict(limits).items() if value is not None}
     shown = "; ".join(
-        f"{agent} takes {', '.join(f'{cost[name]:.3g} {name}' for name in given)}"
+        f"{agent} {takes} {', '.join(f'{cost[name]:.3g} {name}' for name in given)}"
         for agent, cost in costs.items()
     )
     raise StudyError(

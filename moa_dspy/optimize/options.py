@@ -184,17 +184,37 @@ def named_diversity(name: str | DiversityMetric, *, beside: Path | None = None) 
         beside: Folder that may contain the module.
 
     Raises:
-        StudyError: If the name is unknown.
+        StudyError: If the name is unknown, or a metric cannot be used.
     """
-    if not isinstance(name, str):
-        return name
-    if ":" in name:
-        own: DiversityMetric = imported_instance(
+    if isinstance(name, str) and ":" not in name:
+        metric: DiversityMetric = _registered(name, DIVERSITY_METRICS, "diversity")()
+        return metric
+    own: Any = name
+    if isinstance(name, str):
+        own = imported_instance(
             "search.diversity", name, DIVERSITY_METRICS, has="__call__", beside=beside
         )
-        return own
-    metric: DiversityMetric = _registered(name, DIVERSITY_METRICS, "diversity")()
-    return metric
+    _check_diversity(own)
+    checked: DiversityMetric = own
+    return checked
+
+
+def _check_diversity(metric: Any) -> None:
+    """Try a metric of the user's own on two made-up responses; a paid one of ours is not called."""
+    wanted = (
+        f"`diversity` must be one of {', '.join(sorted(DIVERSITY_METRICS))}, or a function of "
+        "texts to a number in [0, 1]"
+    )
+    if isinstance(metric, type) or not callable(metric):
+        raise StudyError(f"{wanted}, but got {shown_value(metric)}.")
+    if type(metric).__module__.startswith("moa_dspy."):
+        return
+    try:
+        value = metric(("one answer", "another answer"))
+    except Exception as error:
+        raise StudyError(f"{wanted}, but it raised {type(error).__name__}: {error}") from error
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise StudyError(f"{wanted}, but it returned {shown_value(value)}.")
 
 
 def _registered(name: str, registry: Mapping[str, Any], option: str) -> Any:

@@ -6,6 +6,7 @@ An unknown price or time is None, never 0.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -23,9 +24,16 @@ from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
 from moa_dspy.optimize.nodes import run_program
+from moa_dspy.optimize.objectives import check_about_one_within
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.prompts.joint import with_prompts
-from moa_dspy.optimize.shares import AgentEstimate, cause_of, rounded_up, smallest_limit
+from moa_dspy.optimize.shares import (
+    AgentEstimate,
+    cause_of,
+    check_options,
+    rounded_up,
+    smallest_limit,
+)
 from moa_dspy.optimize.singles import plan_of
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
@@ -87,8 +95,8 @@ class Preflight:
     @property
     def unpriced(self) -> tuple[str, ...]:
         """Names of the agents whose price is unknown, and of the judge, if a model judges."""
-        names = tuple(agent.name for agent in self.agents if agent.price is None)
-        return (*names, "the judge") if self.has_judge else names
+        names = [agent.name for agent in self.agents if agent.price is None]
+        return (*names, *["the judge"] * self.has_judge)
 
     @property
     def is_timed(self) -> bool:
@@ -114,11 +122,7 @@ class Preflight:
     def too_small(self) -> dict[str, float]:
         """The smallest sufficient value of each limit of the budget that is too small."""
         limits = {name: getattr(self.budget, name) for name in self.smallest}
-        return {
-            name: value
-            for name, value in self.smallest.items()
-            if limits[name] is not None and value > limits[name]
-        }
+        return {n: value for n, value in self.smallest.items() if value > (limits[n] or math.inf)}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -177,6 +181,9 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
     Args:
         prepared: The study, which is checked already.
         asks: Whether each agent is asked one question; only these calls cost anything.
+
+    Raises:
+        StudyError: If the search would refuse its options, or no agent can stay within the limits.
     """
     pool = prepared.make_pool(None, Ledger())
     whole = Student.of(prepared.study.make_student(pool))
@@ -184,22 +191,25 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
     options, _ = with_prompts(
         prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
+    check_options(options, prepared.study.budget)
     # All agents have the same adapter, so the tokens of the rows are counted once.
     counted = counted_rows(prepared.splits.val)
     tokens = fmean(_prompt_tokens(prepared, whole, counted)), fmean(_answer_tokens(prepared))
     agents = tuple(
         _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
     )
-    if asks and not prepared.study.calls.replay_only:
-        row = prepared.splits.val[0]
-        inputs = _mixture_inputs(prepared, whole.program, row)[0]
-        n_counted = next(_prompt_tokens(prepared, whole, [row]))
+    is_paid = not prepared.study.calls.replay_only
+    if asks and is_paid:
+        inputs = _mixture_inputs(prepared, whole.program, prepared.splits.val[0])[0]
+        n_counted = next(_prompt_tokens(prepared, whole, prepared.splits.val))
         agents = tuple(_probed(agent, whole, inputs, n_counted) for agent in agents)
+    if is_paid and prepared.study.task.program is None:
+        check_about_one_within(options.limits, {agent.name: agent.cost("low") for agent in agents})
     preflight = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
         agents=agents,
-        stages=() if prepared.study.calls.replay_only else _stages(prepared, options, agents),
+        stages=_stages(prepared, options, agents) if is_paid else (),
         smallest={},
         budget=prepared.study.budget,
         notes=(*options.notes, *prepared.notes, *_notes(prepared, pool, student, agents)),
@@ -258,17 +268,17 @@ def _prompt_tokens(
 
 def _n_turns(prepared: PreparedStudy, row: dspy.Example) -> int:
     """Return how often the mixture is called for a row: once, or for each turn."""
-    turns = prepared.study.task.turns
-    return 1 if turns is None else len(row[turns])
+    return 1 if (turns := prepared.study.task.turns) is None else len(row[turns])
 
 
 def _mixture_inputs(
     prepared: PreparedStudy, program: Any, row: dspy.Example
 ) -> list[dict[str, Any]]:
     """Return the inputs of the mixture for a row: one, or one per turn of a conversation."""
-    turns = prepared.study.task.turns
-    inputs: list[dict[str, Any]] = [dict(row.inputs())]
-    return inputs if turns is None else program.inputs_of(row[turns])
+    if (turns := prepared.study.task.turns) is None:
+        return [dict(row.inputs())]
+    inputs: list[dict[str, Any]] = program.inputs_of(row[turns])
+    return inputs
 
 
 def _text_of(content: Any) -> str:
@@ -430,8 +440,7 @@ def _notes(
         yield "This is a replay of recorded answers: it makes no call and costs nothing."
     yield from prepared.rows_notes()
     is_plain = isinstance(speaking_adapter(student.rules.adapter), PlainChat)
-    small = [name for name in pool if pool[name].is_local]
-    if small and not is_plain:
+    if (small := [name for name in pool if pool[name].is_local]) and not is_plain:
         yield (
             f"{', '.join(small)}: small models often break DSPy's reply formats; with one text "
             'output, `task.adapter = "plain"` needs no format.'

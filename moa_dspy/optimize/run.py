@@ -8,6 +8,7 @@ and coordinate if the coordinator dies. A process that comes later finds the res
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,10 @@ from typing import Final
 from moa_dspy.calls.budget import Ledger, spending_under
 from moa_dspy.calls.lm.lm import each_warning_once
 from moa_dspy.calls.request import AnsweredRequests, OutagePolicy, ProbePolicy
-from moa_dspy.calls.scope import call_scope
+from moa_dspy.calls.scope import call_scope, waiting_for_budget
 from moa_dspy.calls.store.database import database_url, shown_url
 from moa_dspy.calls.store.store import CallStore
-from moa_dspy.errors import MoaError, OutageError, StudyError
+from moa_dspy.errors import MetricError, MoaError, OutageError, StudyError
 from moa_dspy.optimize.answers import StudyAnswers, with_study, write_answers
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.nodes import NodeCache
@@ -37,6 +38,7 @@ from moa_dspy.optimize.study import FinishedStudy, PreparedStudy, SharedStudy, d
 from moa_dspy.optimize.tasks import QueueWorkers, Task, TaskQueue, TaskRunner
 from moa_dspy.program_file import program_text
 
+_logger = logging.getLogger(__name__)
 RUNS = Path("runs")
 """Folder of the results where ``out`` is not given; each study has one of its name in it."""
 RUN_FILES: Final = ("program.json", "result.json", "answers.json", "report.html", "report.md")
@@ -47,6 +49,8 @@ _ANSWERS: Final = "answers"
 """Key of the answers beside the result in the study's database."""
 CAN_RESUME: Final = "every answer up to now is kept"
 """Text of the ``KeyboardInterrupt`` of a study that has begun."""
+_MENDED: Final = "Every answer is kept: mend this, and run the study again without --resume."
+"""End of the error of a metric; a mended metric or row is another study for ``--resume``."""
 _LOOK_SECONDS: Final = 0.25
 """Time between two looks of a worker whether the study has ended, or its coordinator."""
 _OF_THE_FOLDER: Final = "study"
@@ -176,7 +180,9 @@ def work_on(
             return runner.run(num_threads, writes_files=writes_files)
         except OutageError:
             raise
-        except MoaError:
+        except MoaError as error:
+            if runner.has_begun and isinstance(error, MetricError):
+                raise MetricError(f"{error} {_MENDED}") from error
             # Unless another process has joined the study, nothing is left of it.
             opened.is_refused = not runner.has_begun and not runner.shared.has_others
             raise
@@ -225,6 +231,9 @@ class Runner:
         self._store.owner.register()
         if self.shared.join(must_exist=must_exist, may_set_budget=may_set_budget):
             self._budget.restart()
+            _logger.warning("%s: another study of this name is replaced.", self._place.folder)
+            for path in self._place.folder.glob("program-[0-9]*.json"):
+                path.unlink(missing_ok=True)  # of its front
 
     def run(self, num_threads: int | None, *, writes_files: bool) -> StudyEnd:
         """Work until the study is finished."""
@@ -261,7 +270,8 @@ class Runner:
 
     def _work(self, task: Task) -> None:
         table = self._node_cache.table
-        with call_scope(table=table), spending_under(self._ledger, share=task.share):
+        scope, waiting = call_scope(table=table), waiting_for_budget()
+        with scope, waiting, spending_under(self._ledger, share=task.share):
             self._evaluator.work(task.architecture, self._rows[task.example])
 
     def _help(self, tasks: TaskRunner) -> None:

@@ -16,6 +16,7 @@ from dspy.teleprompt import Teleprompter
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import Budget, Ledger, Spending, spending_under
 from moa_dspy.calls.lm.lm import each_warning_once
+from moa_dspy.calls.scope import waiting_for_budget
 from moa_dspy.data.splits import Splits, make_splits
 from moa_dspy.diversity.base import DiversityMetric
 from moa_dspy.errors import BudgetReachedError, StudyError
@@ -260,6 +261,7 @@ class SearchOutcome:
     answers: StudyAnswers
 
 
+@waiting_for_budget()
 def run_search(
     options: SearchOptions,
     student: dspy.Module,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
@@ -14,14 +15,14 @@ import optuna
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger, spending_under
-from moa_dspy.data.splits import Splits
+from moa_dspy.data import Splits, is_pure
 from moa_dspy.errors import BudgetReachedError, PoolError, StudyError
 from moa_dspy.files import shown_value
 from moa_dspy.optimize.early_facts import AgentCosts, Cost
 from moa_dspy.optimize.evaluate import Evaluator, Student
 from moa_dspy.optimize.judging import Judging
-from moa_dspy.optimize.metric import Outcome
-from moa_dspy.optimize.objectives import UsdObjective
+from moa_dspy.optimize.metric import Outcome, check_metric
+from moa_dspy.optimize.objectives import UsdObjective, check_about_one_within
 from moa_dspy.optimize.options import SearchOptions
 from moa_dspy.optimize.progress import Progress, StageWork
 from moa_dspy.optimize.space.programs import baseline_architectures, in_every_mixture
@@ -239,7 +240,13 @@ def check_by_probe(
         The cost of one comparison by the judge, if there is one.
     """
     check_options(options, progress.ledger.budget)
+    mixture, metric = Student.of(evaluator.student).mixture, options.metric
+    if (is_mixture := evaluator.student is mixture) and metric is not None and is_pure(metric):
+        check_metric(metric, mixture.signature, splits)
     probed, judged = probe(options, evaluator, splits.val, progress), None
+    # Other rows may take a program less. A replay is free.
+    if is_mixture and not options.pool.calls.replay_only:
+        check_about_one_within(options.limits, probed)
     if judging is not None:
         progress.show("probe", current=judging.options.label)
         judged = probe_judge(judging, options, evaluator, splits.val)
@@ -275,8 +282,7 @@ def _check_sampler(options: SearchOptions) -> None:
             f"got {shown_value(sampler)}."
         )
     if not type(sampler).__module__.startswith("optuna."):
-        # Code of the user's own may count, or ask a server.
-        return
+        return  # code of the user's own may count, or ask a server
     if isinstance(sampler, optuna.samplers.BruteForceSampler):
         _check_baselines(options)
     study = make_study(options.objectives, seed=options.seed, sampler=deepcopy(sampler))
@@ -297,8 +303,7 @@ def _check_sampler(options: SearchOptions) -> None:
 
 def _check_baselines(options: SearchOptions) -> None:
     """Refuse a tree of all choices where a baseline may be measured that is none of them."""
-    space = options.space
-    for best in space.agents:
+    for best in (space := options.space).agents:
         ranking = sorted(space.agents, key=lambda name: name != best)
         baselines = baseline_architectures(ranking, options.pool, space)
         for arch in in_every_mixture(baselines, space):
@@ -311,9 +316,8 @@ def _check_baselines(options: SearchOptions) -> None:
 
 
 def _check_prices(options: SearchOptions, budget: Budget) -> None:
-    unpriced = [name for name in options.space.agents if name in options.pool.unpriced]
-    if options.judge is not None:
-        unpriced += [name for name in options.judge.unpriced if name not in unpriced]
+    agents = [name for name in options.space.agents if name in options.pool.unpriced]
+    unpriced = list(dict.fromkeys([*agents, *(options.judge.unpriced if options.judge else ())]))
     counted = {
         "budget.usd": budget.usd is not None,
         "limits.usd": options.limits.usd is not None,
@@ -356,9 +360,8 @@ def check_budget(
         StudyError: If a limit is too small, naming it and the smallest value that suffices.
     """
     is_larger = evaluator.student is not Student.of(evaluator.student).mixture
-    if ledger.budget == Budget() or options.pool.calls.replay_only:
-        return
-    if is_larger and ledger.spending.reused:
+    is_free = ledger.budget == Budget() or options.pool.calls.replay_only
+    if is_free or (is_larger and ledger.spending.reused):
         return
     # Calls of an LM that was not adopted are in no ledger.
     counted = [name for name in probed if name not in options.pool.not_adopted]
@@ -381,9 +384,8 @@ def check_budget(
 def _too_small(
     name: str, limit: float, smallest: float, *, n_agents: int, splits: Splits
 ) -> StudyError:
-    about = "" if name == "calls" else "about "
     return StudyError(
-        f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}"
+        f"`budget.{name}` is {limit:.10g}, but a verdict needs {'about ' * (name != 'calls')}"
         f"{rounded_up(smallest):.10g} at least: for {n_agents} single agents on "
         f"{len(splits.val)} val rows, and the pick and the best single agent on "
         f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
@@ -420,14 +422,13 @@ def _n_unknown(
     evaluator: Evaluator, ledger: Ledger, agent: str, rows: Sequence[dspy.Example]
 ) -> int:
     """Return on how many rows the agent would be asked, without asking it."""
-    n_unknown = 0
+    n_known = 0
     with spending_under(ledger, share=0.0):
         for row in rows:
-            try:
+            with suppress(BudgetReachedError):
                 evaluator.ask(Architecture.single(agent), row)
-            except BudgetReachedError:
-                n_unknown += 1
-    return n_unknown
+                n_known += 1
+    return len(rows) - n_known
 
 
 def _reserve(options: SearchOptions, name: str) -> float:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from moa_dspy.adapters.guard import without_closing, without_thought
 from moa_dspy.agent import Agent
-from moa_dspy.calls.budget import Budget, Ledger, spending_under
+from moa_dspy.calls.budget import Ledger
 from moa_dspy.calls.call import WritableBackend, canonical_json
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.store.schema import Recording
@@ -25,24 +25,14 @@ from moa_dspy.calls.store.store import CallStore
 from moa_dspy.data import (
     RecordedResponses,
     Splits,
-    accepted_answers,
     check_outputs,
     fields_read,
     fingerprint,
-    is_absent,
     read_answers,
 )
 from moa_dspy.data.discover import TableFaults
-from moa_dspy.data.metrics import choices_of
-from moa_dspy.errors import (
-    BudgetReachedError,
-    DataError,
-    MetricError,
-    MoaError,
-    PoolError,
-    StudyError,
-)
-from moa_dspy.optimize.metric import CheckedMetric
+from moa_dspy.errors import DataError, PoolError, StudyError
+from moa_dspy.optimize.metric import CheckedMetric, check_metric
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
@@ -140,9 +130,15 @@ class PreparedStudy:
             if split != "train" or study.prompts is not None:
                 fields = () if self.metric is None else fields_read(self.metric)
                 check_outputs(rows, fields, where=f"Split {split!r}")
+        other = set(study.data.inputs) - set(signature.input_fields)
+        if other and is_asked_once and study.task.program is None:
+            raise StudyError(
+                f"`data.inputs` has {min(other)!r}, which is no input of `task.signature`; its "
+                f"inputs are {', '.join(signature.input_fields)}. Outputs go into `data.outputs`."
+            )
         # Recorded answers have recorded scores; a made-up prediction has no score.
         if self.metric is not None and self.recorded is None and is_asked_once:
-            _check_metric(self.metric, signature, self.splits.val[0])
+            check_metric(self.metric, signature, self.splits)
         with_prompts(options, student, self.splits.train)
         judges = () if study.judge is None else study.judge.own_agents().values()
         for agent in () if study.calls.replay_only else (*self.agents, *judges):
@@ -255,42 +251,6 @@ def _check_program_inputs(program: Any, row: dspy.Example) -> None:
             f"`task.program`: {kind.__name__}.{name} takes {takes}, but a row has the "
             f"inputs {', '.join(inputs)}: {error}."
         ) from error
-
-
-def _check_metric(metric: Any, signature: Any, row: Any) -> None:
-    """Score a made-up prediction, so that an unsuitable metric is found before anything is paid.
-
-    Raises:
-        MetricError: If the metric raises, or returns no number in [0, 1].
-    """
-    outputs = signature.output_fields
-    values = {name: _dummy_answer(field, row.get(name, None)) for name, field in outputs.items()}
-    try:
-        # A metric that calls a model is not tried, as that would cost money.
-        with spending_under(Ledger(Budget(calls=1)), share=0.0):
-            CheckedMetric.of(metric).score(row, dspy.Prediction(**values))
-    except BudgetReachedError:
-        return
-    except MoaError as error:
-        raise MetricError(
-            "`task.metric` cannot score a made-up prediction of `task.signature`, whose outputs "
-            f"are {', '.join(outputs)}: {error} The row has {', '.join(map(str, row.keys()))}."
-        ) from error
-
-
-def _dummy_answer(field: Any, right: Any) -> Any:
-    """Return the row's own answer, or a value of the field's type."""
-    annotation = field.annotation
-    if not is_absent(right):
-        is_list_of_texts = annotation is str and isinstance(right, list | tuple)
-        return accepted_answers(right)[0] if is_list_of_texts else right
-    if choices := choices_of(annotation):
-        return choices[0]
-    try:
-        return "text" if annotation is str else annotation()
-    except Exception:
-        # A type defined by the user whose constructor needs arguments.
-        return None
 
 
 def digest_of(value: Any) -> str:

@@ -181,7 +181,10 @@ class StudyFile:
         A replay asks no agent, so there none is left out.
         """
         if (self.pool is None) == (not self.agents):
-            raise StudyError("A study has either `pool`, a file, or `[[agents]]`, and not both.")
+            given = "neither" if self.pool is None else "both"
+            raise StudyError(
+                f"A study has either `pool`, a file, or `[[agents]]`, but this one has {given}."
+            )
         agents = self.agents or tuple(read_agents(self.pool or Path()))
         if self.calls.replay_only:
             return agents, ()

@@ -132,6 +132,22 @@ def test_what_a_living_process_reserved_is_not_touched(
     other.close()
 
 
+def test_only_the_calls_of_living_processes_are_worth_waiting_for(
+    store: CallStore, place: Place
+) -> None:
+    ledger = Ledger(Budget(tokens=1000), backend=store.budget("s"))
+    other = CallStore(place, lease_seconds=3600)
+    other.budget("s").reserve(CallEstimate(tokens=300), limits={}, key=None)
+    for tokens, may_fit_later in ((701, True), (1001, False)):
+        with pytest.raises(BudgetReachedError, match="1000 tokens") as refused:
+            ledger.reserve(CallEstimate(tokens=tokens))
+        assert refused.value.may_fit_later == may_fit_later
+    other.close()  # as if it had died: its call is never settled
+    with pytest.raises(BudgetReachedError, match="1000 tokens") as refused:
+        ledger.reserve(CallEstimate(tokens=701))
+    assert not refused.value.may_fit_later
+
+
 def test_studies_on_one_store_have_books_of_their_own(store: CallStore) -> None:
     first, second = store.budget("first"), store.budget("second", spent=Spending(made=3, tokens=9))
     first.add(Spending(made=1))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from moa_dspy.calls import (
     AgentCalls,
     Budget,
+    CallEstimate,
     Calls,
     CallStore,
     Ledger,
@@ -21,6 +23,7 @@ from moa_dspy.calls import (
     entered,
     spending_under,
 )
+from moa_dspy.calls.scope import DeadlineError, waiting_for_budget
 from moa_dspy.errors import BudgetReachedError, StudyError
 
 CALLER = AgentCalls("a", "served/a", usd_per_completion_token=0.5)
@@ -206,3 +209,93 @@ def test_a_ledger_in_a_store_counts_what_a_ledger_in_memory_counts(tmp_path: Pat
     assert in_memory.backend.totals().calls == 2
     assert store.budget("study").totals().calls == 2
     store.close()
+
+
+# A request of `ask` has 39 bytes and 10 tokens of answer: 49 tokens are reserved, and 7 are used.
+# A budget of 100 tokens has room for the 8th call (49 used, 49 reserved), and not for the 9th.
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_study_uses_its_budget_up_however_many_calls_are_made_at_once(
+    tmp_path: Path, is_stored: bool
+) -> None:
+    store = CallStore(tmp_path / "calls.sqlite") if is_stored else None
+    backend = None if store is None else store.budget("study")
+    calls, ledger = Calls(store), Ledger(Budget(tokens=100), backend=backend)
+
+    def slow() -> dict[str, Any]:
+        time.sleep(0.02)
+        return respond()
+
+    def is_made(number: int) -> bool:
+        request = calls.prepare(CALLER, {"number": number, "config": {"max_tokens": 10}})
+        try:
+            calls.answer(request, slow)
+        except BudgetReachedError:
+            return False
+        return True
+
+    with spending_under(ledger), waiting_for_budget(), ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(copy_context().run, is_made, number) for number in range(10)]
+        assert sum(future.result() for future in asked) == 8
+    assert (ledger.spending.made, ledger.spending.tokens) == (8, 56)
+    if store is not None:
+        store.close()
+
+
+def test_coroutines_wait_for_room_in_the_budget_too() -> None:
+    calls, ledger = Calls(), Ledger(Budget(tokens=100))
+
+    async def slow() -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        return respond()
+
+    async def main() -> list[Any]:
+        requests = (
+            calls.prepare(CALLER, {"number": n, "config": {"max_tokens": 10}}) for n in range(10)
+        )
+        asked = [calls.aanswer(request, slow) for request in requests]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with spending_under(ledger), waiting_for_budget():
+        got = asyncio.run(main())
+    assert sum(isinstance(one, BudgetReachedError) for one in got) == 2
+    assert ledger.spending.made == 8
+
+
+@pytest.mark.parametrize("inner", [0, 1])
+def test_a_call_made_by_a_call_in_flight_does_not_wait_for_it(inner: int) -> None:
+    # The other thread asks for the same as the inner call, waits, and must not hold it up.
+    calls, ledger, is_sent = Calls(), Ledger(Budget(tokens=60)), threading.Event()
+
+    def nested() -> dict[str, Any]:
+        is_sent.set()
+        time.sleep(0.05)
+        with pytest.raises(BudgetReachedError, match="60 tokens"):
+            ask(calls, 1 + inner)
+        return respond()
+
+    def outer() -> None:
+        request = calls.prepare(CALLER, {"number": 0, "config": {"max_tokens": 10}})
+        calls.answer(request, nested)
+
+    with spending_under(ledger), waiting_for_budget(), ThreadPoolExecutor(1) as threads:
+        running = threads.submit(copy_context().run, outer)
+        assert is_sent.wait(60)
+        ask(calls, 1)
+        running.result(60)
+    assert ledger.spending.made == 2
+
+
+def test_a_wait_for_room_ends_with_the_deadline_or_the_caller() -> None:
+    calls, ledger, cancelled = Calls(), Ledger(Budget(tokens=60)), threading.Event()
+    ledger.reserve(CallEstimate(tokens=20))  # never settled
+    with spending_under(ledger), waiting_for_budget():
+        soon = time.monotonic() + 0.1
+        with call_scope(deadline=soon), pytest.raises(BudgetReachedError, match="60 tokens"):
+            ask(calls, 0)
+        assert time.monotonic() >= soon
+        threading.Timer(0.1, cancelled.set).start()
+        stopped = "its caller has stopped waiting"
+        with call_scope(cancelled=cancelled), pytest.raises(DeadlineError, match=stopped):
+            ask(calls, 0)
+    with spending_under(ledger), pytest.raises(BudgetReachedError, match="60 tokens"):
+        ask(calls, 0)

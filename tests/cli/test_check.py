@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -287,3 +288,167 @@ def test_a_budget_that_ends_the_study_before_says_how_much_it_allows(
     assert allowed["share"] == pytest.approx(33 / whole, rel=0.03)  # calls are shown rounded
     share = f"{100 * allowed['share']:.0f}"
     assert f"budget.calls = 33 allows about {share} % of that" in run("check", "study.toml").stdout
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("[budget]\nusd = 5\n[search]", "budget.usd"),
+        ("[limits]\nusd = 5\n[search]", "limits.usd"),
+        ('[search]\nobjectives = ["score", "usd"]', "objectives"),
+    ],
+)
+def test_what_optimize_refuses_before_any_call_is_refused_by_check(
+    run: Run, folder: Path, table: str, name: str
+) -> None:
+    pool = (folder / "pool.toml").read_text("utf-8").splitlines()
+    unpriced = "\n".join(line for line in pool if not line.startswith("usd"))
+    (folder / "pool.toml").write_text(unpriced, "utf-8")
+    change(folder, ("[search]", table))
+    message = f"`{name}` counts usd, but the price of good, bad is unknown"
+    commands = (["check"], ["check", "--probe"], ["optimize", "--dry-run"], ["optimize"])
+    refused = [run(*command, "study.toml") for command in commands]
+    assert [one.exit_code for one in refused] == [2] * 4
+    assert all(message in one.stderr for one in refused)
+
+
+def test_limits_that_no_agent_can_keep_are_found_for_free(run: Run, folder: Path) -> None:
+    # A prompt has more than 4 tokens at 1e-6 usd each, and a quarter of them is compared.
+    change(folder, ("[search]", "[limits]\nusd = 1e-9\n[search]"))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert "`limits` allow 1e-09 usd for a question, but no agent answers within that" in (
+        refused.stderr
+    )
+    assert "good takes at least about" in refused.stderr
+    change(folder, ("usd = 1e-9", "usd = 1e-3"))
+    assert run("check", "study.toml").exit_code == 0
+
+
+def change_last_answer(folder: Path, answer: object) -> None:
+    *rows, last = (folder / "rows.jsonl").read_text("utf-8").splitlines()
+    rows.append(json.dumps({**json.loads(last), "answer": answer}))
+    (folder / "rows.jsonl").write_text("\n".join(rows), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("signature", "metric", "answer", "message"),
+    [
+        ("question -> answer", "numeric_match", "n/a", "must hold a number, but is 'n/a'"),
+        ("question -> answer", "json_match", "{a:1}", "must be JSON, but is '{a:1}'"),
+        (
+            "question -> answer: Literal['0','1','2','3','4','5','6','7']",
+            "choice",
+            "8",
+            "the right answer of 'answer' must be one of 0, 1, 2, 3, 4, 5, 6, 7, but is '8'",
+        ),
+    ],
+)
+def test_one_right_answer_that_cannot_be_scored_is_found_for_free(
+    run: Run, folder: Path, signature: str, metric: str, answer: str, message: str
+) -> None:
+    change(folder, ('adapter = "plain"\n', ""), ("question -> answer", signature))
+    change(folder, ('"answer_match"', f'"{metric}"'))
+    assert run("check", "study.toml").exit_code == 0
+    change_last_answer(folder, answer)
+    for command in ("check", "optimize"):
+        refused = run(command, "study.toml")
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+        assert re.search(r"Row '\S+' of test: ", refused.stderr)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("return float(1 / (7 - int(example.answer)) > 0)", "ZeroDivisionError"),
+        ("return 1.0 if prediction.answer == example.answer else 7", "in [0, 1], but gave 7.0"),
+    ],
+)
+def test_a_metric_of_ones_own_is_tried_on_all_rows_and_on_a_wrong_answer(
+    run: Run, folder: Path, code: str, message: str
+) -> None:
+    name = f"metric_{abs(hash(code))}"
+    (folder / f"{name}.py").write_text(f"def metric(example, prediction):\n    {code}\n", "utf-8")
+    change(folder, ('"answer_match"', f'"{name}:metric"'))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert re.search(r"Row '\S+' of val has ", refused.stderr)
+
+
+def test_a_slow_metric_of_ones_own_is_tried_on_one_row(run: Run, folder: Path) -> None:
+    code = (
+        "import time\n"
+        "def metric(example, prediction):\n"
+        "    print('scored', flush=True)\n"
+        "    time.sleep(0.1)\n"
+        "    return 1.0\n"
+    )
+    (folder / "slow_metric.py").write_text(code, "utf-8")
+    change(folder, ('"answer_match"', '"slow_metric:metric"'))
+    assert run("check", "study.toml").stderr.count("scored") == 1
+
+
+def test_an_input_that_is_none_of_the_signature_is_refused(run: Run, folder: Path) -> None:
+    change(folder, ('inputs = ["question"]', 'inputs = ["question", "answer"]'))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert "`data.inputs` has 'answer', which is no input of `task.signature`" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "reason", "names_choices"),
+    [
+        ("def metric(:", "invalid syntax", False),
+        ("import not_installed_here", "No module named 'not_installed_here'", False),
+        ("other = 1", "has no attribute 'metric'", True),
+        (None, "No module named 'broken_metric_3'", True),
+    ],
+)
+def test_choices_are_named_only_where_the_name_is_not_understood(
+    run: Run, folder: Path, module: str | None, reason: str, names_choices: bool
+) -> None:
+    name = f"broken_metric_{len(module or 'abc')}"
+    if module is not None:
+        (folder / f"{name}.py").write_text(module, "utf-8")
+    change(folder, ('"answer_match"', f'"{name}:metric"'))
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert reason in refused.stderr
+    assert ("; known ones are" in refused.stderr) == names_choices
+
+
+def test_missing_agents_are_said_to_be_missing(run: Run, folder: Path) -> None:
+    change(folder, ('pool = "pool.toml"\n', ""))
+    assert "or `[[agents]]`, but this one has neither." in run("check", "study.toml").stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "study",
+            "n_trials = 3",
+            "n_trials = true",
+            "search.n_trials: must be a number",
+        ),
+        ("study", "seed = 1", 'seed = "1"', "study.toml.seed: must be a number, but got '1'"),
+        ("study", "[search]", "[search]\nmin_gain = '0.1'", "min_gain: must be a number, but"),
+        ("study", "[data]", "stop_early = 'no'\n[data]", "stop_early: must be true or false, but"),
+        (
+            "pool",
+            "usd_per_million_prompt_tokens = 1.0",
+            'usd_per_million_prompt_tokens = "1"',
+            "[0].usd_per_million_prompt_tokens: must be a number, but got a text of 1 characters",
+        ),
+    ],
+)
+def test_texts_and_truth_values_are_no_numbers(
+    run: Run, folder: Path, file: str, old: str, new: str, message: str
+) -> None:
+    path = folder / f"{file}.toml"
+    path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+    refused = run("check", "study.toml")
+    assert refused.exit_code == 2
+    assert message in refused.stderr

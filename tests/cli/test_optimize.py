@@ -244,3 +244,18 @@ def test_an_interrupt_while_modules_load_promises_nothing(
     stopped = run("optimize", "study.toml", "--out", "out")
     assert (stopped.exit_code, stopped.stderr) == (130, "Interrupted.\n")
     assert not (folder / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_changed_study_replaces_the_run_and_the_programs_of_its_front(
+    run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("optimize", "study.toml").exit_code == 0
+    assert run("pick", "runs/tiny", "1").exit_code == 0
+    assert not caplog.records
+    study = (folder / "study.toml").read_text("utf-8")
+    (folder / "study.toml").write_text(study.replace("n_trials = 3", "n_trials = 2"), "utf-8")
+    assert run("optimize", "study.toml").exit_code == 0
+    assert "runs/tiny: another study of this name is replaced." in caplog.messages
+    assert not (folder / "runs" / "tiny" / "program-1.json").exists()
+    assert (folder / "runs" / "tiny" / "program.json").exists()

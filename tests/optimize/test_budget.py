@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -238,3 +239,37 @@ def test_money_is_not_counted_where_a_price_is_unknown(
             valset=rows("val", 4),
             testset=rows("test", 4),
         )
+
+
+@pytest.mark.slow
+def test_questions_at_the_same_time_leave_no_part_of_the_budget_unused(
+    spend: Make, fails_on: Make
+) -> None:
+    # The whole study costs less than 0.4 usd. A call reserves up to 0.24 usd for an answer of 1024
+    # tokens, so eight at once reserve more than the search's part of 3 usd.
+    def slow(place: int) -> Callable[[str], str]:
+        says = fails_on(place, says=f"no{place}")
+
+        def reply(prompt: str) -> str:
+            time.sleep(0.005)
+            return str(says(prompt))
+
+        return reply
+
+    scripts = {f"e{place}": slow(place) for place in range(3)}
+    prices = dict.fromkeys(scripts, 200.0)
+    pool = scripted_pool(scripts, temperature=0.7, usd_per_million_tokens=prices)
+    result = spend(pool, budget=Budget(usd=3), num_threads=8)
+    assert result.stopped_by is None
+    assert result.usd is not None
+    assert result.usd < 0.5
+
+
+def test_limits_that_no_agent_can_keep_end_the_search_after_the_probe(
+    spend: Make, experts: Make
+) -> None:
+    # A question costs several usd, and a quarter of that is compared.
+    pool = experts()
+    with pytest.raises(StudyError, match=r"e0 takes at least about .* usd; e1 takes .* Raise them"):
+        spend(pool, limits=Limits(usd=0.1))
+    assert pool.calls.ledger.spending.made == 3

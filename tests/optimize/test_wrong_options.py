@@ -9,8 +9,8 @@ import dspy
 import pytest
 
 from moa_dspy import MixtureOfAgents, ModelSearch, Pool
-from moa_dspy.data import answer_match
-from moa_dspy.errors import ArchitectureError, PoolError, StudyError
+from moa_dspy.data import FieldMetric, answer_match
+from moa_dspy.errors import ArchitectureError, MetricError, PoolError, StudyError
 from moa_dspy.testing import scripted_pool
 
 ROWS = [dspy.Example(question=f"{i}", answer="Paris").with_inputs("question") for i in range(30)]
@@ -46,6 +46,11 @@ def one_argument(prediction: object) -> float:
         ({"space": ["a", "b"]}, r"`space` must be a SearchSpace, but got a list of 2"),
         ({"objectives": "win_rate"}, r"`objectives` must be a list of calls, .* got 'win_rate'"),
         ({"objectives": None}, r"`objectives` must be a list of .* got None"),
+        ({"diversity": 5}, r"`diversity` must be one of .*, but got 5"),
+        ({"diversity": lambda texts: None}, r"`diversity` must be one of .* returned None"),
+        ({"diversity": lambda texts: "x"}, r"`diversity` must be one of .* returned 'x'"),
+        ({"diversity": lambda texts: float("nan")}, r"`diversity` must be .* returned nan"),
+        ({"diversity": lambda texts: 1 / 0}, r"`diversity` .* it raised ZeroDivisionError"),
         ({"prompts": True}, r"`prompts` must be PromptOptions, .* got True"),
         ({"predictor": 1}, r"`predictor` must be the path .* got 1"),
         ({"callbacks": print}, r"`callbacks` must be a list of functions"),
@@ -96,4 +101,16 @@ def test_a_student_without_a_mixture_is_told_which_predictors_it_has() -> None:
     words = r"is a Thoughtful without one\. Name the predictor .* \(`predictor`\): think\.predict\."
     with pytest.raises(StudyError, match=words):
         search.compile(Thoughtful(), trainset=ROWS)
+    assert pool.calls.ledger.spending.made == 0
+
+
+def test_a_right_answer_that_a_named_metric_cannot_score_costs_nothing() -> None:
+    pool = scripted_pool({"a": lambda prompt: "1"})
+    rows = [dspy.Example(question=f"{i}", answer=str(i)).with_inputs("question") for i in range(16)]
+    rows[15]["answer"] = "n/a"
+    search = ModelSearch(FieldMetric.of("numeric_match", "question -> answer"), pool)
+    with pytest.raises(MetricError, match=r"^Row '\S+' of test: .* a number, but is 'n/a'"):
+        search.compile(
+            dspy.Predict("question -> answer"), trainset=[], valset=rows[:8], testset=rows[8:]
+        )
     assert pool.calls.ledger.spending.made == 0

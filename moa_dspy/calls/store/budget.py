@@ -84,6 +84,29 @@ class Reservations:
                 (spent.made, spent.reused, spent.tokens, spent.usd, tokens, usd, self.study),
             )
 
+    def in_flight(self) -> tuple[Totals, Totals]:
+        """Return all totals, and the part of open calls of living processes, at one moment."""
+        database = self.owner.database
+        rows = database.rows(
+            "SELECT made + open_calls, spending.tokens + open_tokens, spending.usd + open_usd, "
+            f"seconds + {self.running}, reservations.owner, owners.beat, "
+            f"coalesce(owners.expires < {database.clock}, FALSE), "
+            "reservations.tokens, reservations.usd FROM spending "
+            "LEFT JOIN reservations ON reservations.study = spending.study "
+            "LEFT JOIN owners ON owners.owner = reservations.owner WHERE spending.study = ?",
+            (self.study,),
+        )
+        living = [
+            CallEstimate(tokens, usd)
+            for *_, owner, beat, has_expired, tokens, usd in rows
+            if owner is not None and self._lives(owner, beat, has_expired)
+        ]
+        return Totals(*rows[0][:4]), Totals.in_flight(living)
+
+    def _lives(self, owner: str, beat: int | None, has_expired: object) -> bool:
+        is_own = owner == self.owner.id
+        return is_own or not self.owner.is_dead(owner, beat, has_expired=bool(has_expired))
+
     def of_the_dead(self) -> list[tuple[str, Spending]]:
         """Return tickets of dead workers whose answers are stored, with the cost of each."""
         database = self.owner.database
@@ -98,8 +121,7 @@ class Reservations:
         return [
             (ticket, Spending(made=1, tokens=tokens, usd=usd))
             for ticket, owner, beat, has_expired, tokens, usd in rows
-            if owner != self.owner.id
-            and self.owner.is_dead(owner, beat, has_expired=bool(has_expired))
+            if not self._lives(owner, beat, has_expired)
         ]
 
 
@@ -154,9 +176,11 @@ class DatabaseBudget:
 
     def totals(self) -> Totals:
         """Return what counts against a budget, calls in flight included."""
-        columns = "made + open_calls, tokens + open_tokens, usd + open_usd"
-        query = f"SELECT {columns}, seconds + {self._rows.running} FROM spending WHERE study = ?"
-        return Totals(*self.database.rows(query, (self.study,))[0])
+        return self.totals_and_in_flight()[0]
+
+    def totals_and_in_flight(self) -> tuple[Totals, Totals]:
+        """Return ``totals``, and the tokens and usd in them of open calls of living processes."""
+        return self._rows.in_flight()
 
     def reserve(
         self, estimate: CallEstimate, *, limits: Mapping[str, float], key: str | None

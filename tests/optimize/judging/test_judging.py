@@ -13,8 +13,12 @@ from moa_dspy.calls.budget import Budget
 from moa_dspy.errors import MetricError, StudyError
 from moa_dspy.judges import Judgement, Jury, PairJudge, RecordedPairs
 from moa_dspy.optimize import JudgeOptions
-from moa_dspy.optimize.judge_facts import JudgeDiagnostics, JudgedPair, trust_warnings
-from moa_dspy.optimize.metric import self_preference_warnings
+from moa_dspy.optimize.judge_facts import (
+    JudgeDiagnostics,
+    JudgedPair,
+    self_preference_warnings,
+    trust_warnings,
+)
 from moa_dspy.pool import Pool
 from moa_dspy.winrate.length_control import at_equal_length
 from tests.optimize.judging.world import pair_judge, pool_of, searched

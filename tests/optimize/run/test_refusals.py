@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -241,6 +242,27 @@ def test_a_metric_that_does_not_work_costs_nothing(
     study = write_study(("answer_match", f"refused_metrics:{metric}"))
     refused(study, tmp_path / "out", by=MetricError, match=message)
     assert server.asked == []
+
+
+def test_a_metric_that_fails_later_says_that_the_answers_are_kept(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    # It is tried with right answers and one wrong one, so what a fourth one does is not known.
+    code = """WRONG = set()
+def metric(example, prediction):
+    if prediction.answer != example.answer:
+        WRONG.add(prediction.answer)
+    return (prediction.answer == example.answer) / (len(WRONG) < 4)
+"""
+    (tmp_path / "later_metrics.py").write_text(code, "utf-8")
+    study = write_study(("answer_match", "later_metrics:metric"))
+    kept = "Every answer is kept: mend this, and run the study again without --resume"
+    with pytest.raises(MetricError, match=f"The metric raised ZeroDivisionError .*{kept}"):
+        run_study(study, out=tmp_path / "out")
+    n_asked = len(server.asked)
+    (tmp_path / "later_metrics.py").write_text(code.replace("< 4", "< 400"), "utf-8")
+    del sys.modules["later_metrics"]
+    assert run_study(study, out=tmp_path / "out").calls_reused >= n_asked > 0
 
 
 def test_an_agent_that_never_answers_is_named_before_the_next_is_asked(

@@ -344,6 +344,24 @@ def test_the_sentence_of_the_estimate_is_shown_whole(height: int) -> None:
     assert len(found) <= height
 
 
+def test_at_60_columns_no_head_of_a_table_is_cut() -> None:
+    table = CallTable()
+    leaders = (Leader("qwen-0.5b + qwen-1.5b > vote(qwen-1.5b)", 0.65, 2.6, 0.0001, 12_000),)
+    with call_scope(table=table) as scope, scope.asking("qwen-1.5b"):
+        scope.note(facts("qwen-1.5b", prompt_tokens=123_456_789))
+        view = SearchView(Time())
+        view.take(replace(snapshot(), table=table, leaders=leaders))
+        wide, narrow = shown(view), shown(view, width=60)
+    heads = [line.split() for line in narrow if line.startswith(("leaderboard", "agent"))]
+    # What matters least is left out; what is left is whole.
+    assert heads == [
+        ["leaderboard", "val", "%", "questions", "calls", "usd/1,000"],
+        ["agent", "made", "reused", "failed", "usd", "waiting", "for"],
+    ]
+    assert any(line.split()[:3] == ["agent", "made", "reused"] for line in wide)
+    assert any("123,456,829" in line for line in wide)
+
+
 def test_a_notebook_gets_the_same_frame_as_html() -> None:
     view = SearchView(Time())
     view.take(replace(snapshot(), current="<b>bold</b> & [red]x[/red]"))

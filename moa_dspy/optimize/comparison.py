@@ -130,6 +130,8 @@ def _fixed_baselines(
     """Return Self-MoA with as many calls as the pick, and top-k, or why they cannot be run."""
     samples, several = fixed_baselines(ranking, options.pool, options.space)
     copies = f"{ranking[0]} is greedy: asked as often as the pick, it says the same each time"
+    if options.pool[ranking[0]].model.startswith("recorded/"):  # at an unknown temperature
+        copies = f"the table has one answer of {ranking[0]} per question"
     often = with_n_calls(samples, pick.calls) if samples else None
     note = f"k = {len(several.layers[-1])}" if several else "the pool has one agent"
     return [Baseline("self_moa", often, "" if often else copies), Baseline("top_k", several, note)]
@@ -165,14 +167,12 @@ class _Measured:
         is_shown = self.is_whole or (name in ("pick", "best_single") and self.outcomes)
         if not is_shown:
             return SystemScore(name, text, None, note=self.missing)
-        interval = mean_interval(self.scores_read)
-        note = self.baseline.note
-        if not self.is_whole:
-            note = f"{len(self.outcomes)} of {self.n_rows} rows: {self.missing}"
-        row = SystemScore(name, text, interval.estimate, interval.low, interval.high, note=note)
+        interval, n = mean_interval(self.scores_read), len(self.outcomes)
+        row = SystemScore(name, text, interval.estimate, interval.low, interval.high, n_rows=n)
         unknown = pool.unknown_costs(architecture.agents if architecture else ())
         costs = {**means(list(self.outcomes.values())), **dict.fromkeys(unknown)}
-        return replace(row, **costs)
+        row = replace(row, note=self.baseline.note, n_missing=self.n_rows - n, **costs)
+        return replace(row, note=f"{row.part}: {self.missing}") if row.part else row
 
 
 def compare_on_test(
@@ -204,22 +204,22 @@ def compare_on_test(
         on_val: Cross-fitted scores on val of pick and best single agent.
     """
     if may_announce:
-        fixed = [system.architecture for system in baselines if system.architecture is not None]
-        every = dict.fromkeys([*fixed, *map(Architecture.single, ranking)])
-        evaluator.announce(every, splits.test)
+        every = [*(system.architecture for system in baselines), *map(Architecture.single, ranking)]
+        evaluator.announce(dict.fromkeys(filter(None, every)), splits.test)
     measure = _Measurer(evaluator, progress)
-    test = {baseline.name: measure(baseline, splits.test) for baseline in baselines[:2]}
+    on_test = partial(measure, rows=splits.test)
+    single, pick = map(on_test, baselines[:2])
+    if single.baseline.architecture == pick.baseline.architecture:
+        single = replace(pick, baseline=single.baseline)  # of as many rows where the budget ends
     # Before the other baselines, as the verdict needs it and the budget may end.
-    both = (test["pick"], test["best_single"])
-    direct = measure.directly(*both, splits.test)
+    direct = measure.directly(pick, single, splits.test)
     rest = [measure.recorded(baseline, splits.test) for baseline in baselines[2:]]
-    test |= {baseline.name: measure(baseline, splits.test) for baseline in rest}
+    test = {system.baseline.name: system for system in (single, pick, *map(on_test, rest))}
     val = {baseline.name: measure(baseline, splits.val) for baseline in (*baselines[:2], *rest)}
     oracles = [measure.oracle(ranking, rows) for rows in (splits.test, splits.val)]
     on_val = on_val if direct is None else None  # on val the two were not compared directly
     others = [record for record in front if record.architecture != str(baselines[1].architecture)]
-    best, on_test = (_best_of_all(test), _best_of_all(val)), partial(measure, rows=splits.test)
-    decided = _verdict(*both, val, direct, on_val, min_gain=options.min_gain)
+    decided = _verdict(pick, single, val, direct, on_val, min_gain=options.min_gain)
     if (reason := measure.chance() if decided.n else None) is not None:
         decided, others = decided.by_chance(reason), []  # nothing cheaper can be proven as good
     # What chooses among the answers of single agents needs no new calls on test.
@@ -230,8 +230,8 @@ def compare_on_test(
         differences=_differences(test, decided),
         verdict=decided,
         cost_verdict=None if reason is not None else _cost_verdict(options, test, on_val),
-        front_verdicts=_for_less(options, *best, others, on_test),
-        savings=_for_less(options, test["pick"], val["pick"], free, on_test),
+        front_verdicts=_for_less(options, _best_of_all(test), _best_of_all(val), others, on_test),
+        savings=_for_less(options, pick, val["pick"], free, on_test),
         direct=DirectComparison.of(direct, n_rows=len(splits.test)) if direct else None,
         judged={"val": measure.judged(val), "test": measure.judged(test)},
     )
@@ -333,7 +333,9 @@ class _Measurer:
         architecture, n_rows = baseline.architecture, len(rows)
         if architecture is None:
             return _Measured(baseline, n_rows, {}, baseline.note)
-        self.progress.show("test", current=f"{baseline.name}: {architecture}")
+        text = str(architecture)
+        named = text if text == baseline.name else f"{baseline.name}: {text}"
+        self.progress.show("test", current=named)
         reason = ""
         try:
             self.evaluator.measure(architecture, rows)
@@ -421,24 +423,21 @@ def _verdict(
             names=names,
             min_gain=min_gain,
         )
+    both = names[0] if chosen == baseline else f"both {names[0]} and {names[1]}"
+    lack = (
+        f"the judge compared no test answers of {both}"
+        if common
+        else f"no test row was answered by {both}"
+    )
     reason = pick.missing or single.missing
     if not chosen.layers:
-        text = f"the search chose {names[0]}; no test row was asked. {reason}"
-        return Verdict("single", None, _UNKNOWN, 0, 0, f"Keep the single model: {text}")
-    return _without_test(val, names, reason, min_gain=min_gain)
-
-
-def _without_test(
-    val: Mapping[str, _Measured], names: tuple[str, str], reason: str, *, min_gain: float
-) -> Verdict:
-    """Return the verdict without test rows: how many are needed, by the differences on val."""
+        text = f"Keep the single model: the search chose {names[0]}; {lack}. {reason}"
+        return Verdict("single", None, _UNKNOWN, 0, 0, text)
     gaps = np.array(val["pick"].scores) - np.array(val["best_single"].scores)
     n_more = examples_needed(gaps, min_gain=min_gain)
-    text = (
-        f"Not enough examples: no test row was asked of both {names[0]} and {names[1]}; about "
-        f"{n_more} are needed to see a gain of {100 * min_gain:.3g} points. {reason}"
-    )
-    return Verdict("not_enough_examples", None, _UNKNOWN, 0, n_more, text)
+    needed = f"about {n_more} are needed to see a gain of {100 * min_gain:.3g} points"
+    text = f"Not enough examples: {lack}; {needed}. {reason}"
+    return Verdict("not_enough_examples", None, _UNKNOWN, 0, n_more, text.rstrip())
 
 
 def _ordered(

@@ -358,6 +358,8 @@ def make_result(
 def _explained(builder: EvidenceBuilder) -> dict[str, float]:
     evidence = builder.evidence()
     whole = [entry for entry in evidence.measured if entry.is_whole]
+    if not any(entry.architecture.layers for entry in whole):
+        return {}  # the score of a single agent is explained by nothing but itself
     return builder.shrink.model(evidence, whole).explained()
 
 

@@ -412,7 +412,7 @@ def check_decidable(
 
     Args:
         scores: Per row, by agent.
-        gold: Expected answer of the first row, as text.
+        gold: Expected answer of the first row, as text; empty if it is not known.
         replies: Replies of each agent, per row.
 
     Raises:
@@ -433,5 +433,5 @@ def check_decidable(
     shown = "; ".join(f"{name} replied {shown_reply(texts[0])}" for name, texts in replies.items())
     raise StudyError(
         f"{statement}, so no comparison can be decided. Is the metric or the format of the answers "
-        f"wrong? Expected {shown_reply(gold)}; {shown}."
+        f"wrong? {f'Expected {shown_reply(gold)}; ' if gold else ''}{shown}."
     )

@@ -168,10 +168,10 @@ class ViewFrame:
         yield _stage_table(stages, snapshot.stage)
         if snapshot.leaders:
             yield Text("")
-            yield _leader_table(snapshot, n_leaders)
+            yield _leader_table(snapshot, n_leaders, options.max_width)
         if counts:
             yield Text("")
-            yield _agent_table(snapshot, counts, n_agents)
+            yield _agent_table(snapshot, counts, n_agents, options.max_width)
         yield Text("")
         for part in (fact_lines, [""] if fact_lines else [], self._last_lines()):
             yield from (Text(line, no_wrap=True, overflow="ellipsis") for line in part)
@@ -209,43 +209,61 @@ def _stage_table(stages: Sequence[tuple[StageState, float | None]], current: str
     return table
 
 
-def _plain_table(*heads: str) -> Table:
+_NAME_WIDTH: Final = 16
+"""Columns of a terminal that an agent or architecture gets before a number is left out."""
+
+
+def _plain_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, least: Sequence[str]
+) -> Table:
+    """Return a table whose heads are all whole: what does not fit is left out, ``least`` first."""
+    from rich.cells import cell_len
     from rich.table import Table
+    from rich.text import Text
 
+    columns = zip(heads, *rows, strict=True)
+    name_size, *sizes = (max(map(cell_len, column)) for column in columns)
+    taken = {head: size + 2 for head, size in zip(heads[1:], sizes, strict=True)}
+    for head in least:
+        if _NAME_WIDTH + sum(taken.values()) > width:
+            del taken[head]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column(heads[0], no_wrap=True, overflow="ellipsis", ratio=1)
-    for head in heads[1:]:
+    room = max(1, width - sum(taken.values()))
+    table.add_column(heads[0], no_wrap=True, overflow="ellipsis", width=min(name_size, room))
+    shown = [heads[0], *taken]
+    for head in taken:
         table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[heads.index(head)]) for head in shown))
     return table
 
 
-def _leader_table(snapshot: Snapshot, n: int) -> Table:
-    from rich.text import Text
-
-    table = _plain_table("leaderboard", "val %", "questions", "calls", "usd/1,000")
-    for place, leader in enumerate(snapshot.leaders[:n]):
+def _leader_table(snapshot: Snapshot, n: int, width: int) -> Table:
+    rows = []
+    for leader in snapshot.leaders[:n]:
         usd = "unknown" if leader.usd is None else amount(1000 * leader.usd)
-        cells = (points(leader.score), f"{leader.rows:,}", f"{leader.calls:.1f}", usd)
-        style = "bold" if place == 0 else ""
-        table.add_row(Text(leader.architecture), *cells, style=style)
+        numbers = (points(leader.score), f"{leader.rows:,}", f"{leader.calls:.1f}", usd)
+        rows.append((leader.architecture, *numbers))
+    heads = ("leaderboard", "val %", "questions", "calls", "usd/1,000")
+    table = _plain_table(heads, rows, width, least=("calls", "questions", "usd/1,000"))
+    table.rows[0].style = "bold"
     return table
 
 
-def _agent_table(snapshot: Snapshot, counts: dict[str, CallCount], n: int) -> Table:
-    from rich.text import Text
-
+def _agent_table(snapshot: Snapshot, counts: dict[str, CallCount], n: int, width: int) -> Table:
     waiting = snapshot.table.waiting()
     busiest = sorted(counts, key=lambda name: (name not in waiting, -counts[name].made))
     shown = [name for name in counts if name in busiest[:n]]
-    table = _plain_table("agent", "made", "reused", "failed", "tokens", "usd", "waiting for")
-    rows = [(name, counts[name]) for name in shown]
+    named = [(name, counts[name]) for name in shown]
     if rest := [counts[name] for name in counts if name not in shown]:
-        rows.append((f"{len(rest)} more", sum_of(rest)))
-    for name, count in rows:
+        named.append((f"{len(rest)} more", sum_of(rest)))
+    rows = []
+    for name, count in named:
         numbers = (f"{count.made:,}", f"{count.reused:,}", f"{count.failed:,}", f"{count.tokens:,}")
         wait = _waiting(*waiting[name]) if name in waiting else ""
-        table.add_row(Text(name), *numbers, amount(count.usd), wait)
-    return table
+        rows.append((name, *numbers, amount(count.usd), wait))
+    heads = ("agent", "made", "reused", "failed", "tokens", "usd", "waiting for")
+    return _plain_table(heads, rows, width, least=("tokens", "reused", "usd", "failed"))
 
 
 class LiveProgress:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean
+from textwrap import wrap
 from typing import Any, Final, NamedTuple
 
 from moa_dspy.architecture import Architecture
@@ -36,6 +36,7 @@ from moa_dspy.optimize.result import (
     SystemScore,
     TrialRecord,
     agent_effects,
+    members_score,
     mixtures_in,
     scores_alone,
 )
@@ -194,16 +195,14 @@ def headline(result: StudyResult) -> str:
     single = result.test.get("best_single")
     score = "" if pick is None or pick.score is None else f"{points(pick.score)} %"
     if kind == "single" and not result.pick.layers:
-        scored = (
-            f"{words.scores} {score} on questions that the search never saw, and " if score else ""
-        )
-        return (
-            f"Keep {words.one}, {result.pick}: {scored}none of the {len(result.trials):,} "
-            "architectures tried was better by more than luck explains."
-        )
+        scored = f"{words.scores} {score} on questions that the search never saw" if score else ""
+        facts = ", and ".join(filter(None, (scored, _tried(result))))
+        return f"Keep {words.one}, {result.pick}{': ' if facts else ''}{facts}."
     if kind == "single":
         return f"Keep {words.one}, {result.recommended}: {words.found} not beat it."
-    if kind == "mixture" and pick and single and None not in (pick.score, single.score):
+    # Of parts of the rows, which may differ, the verdict's own sentence has the difference.
+    is_told = kind == "mixture" and pick and single and not pick.part + single.part
+    if is_told and pick and single and None not in (pick.score, single.score):
         return _mixture_headline(pick, single, words)
     if kind == "judge_cannot_tell":
         return (
@@ -219,20 +218,26 @@ def headline(result: StudyResult) -> str:
     return verdict_lines(result)[0]
 
 
+def _tried(result: StudyResult) -> str:
+    """Return what the search says of other architectures than a single pick; empty if nothing."""
+    n = len(result.trials)
+    tried = (mixtures_in(trial.architecture).values() for trial in result.trials)
+    if n > 1 and not any(mixture.layers for mixtures in tried for mixture in mixtures):
+        return "no mixture was tried"
+    if n < 2 or any(difference.high < 0 for difference in result.differences.values()):
+        return ""
+    return f"none of the {n:,} architectures tried was better on val by more than luck explains"
+
+
 def _mixture_headline(pick: SystemScore, single: SystemScore, words: _Words) -> str:
     score, other = pick.score or 0.0, single.score or 0.0
     gain = f"{points(abs(score - other))} points {'more' if score >= other else 'less'} than"
+    price = f", at {pick.usd / single.usd:.1f} times its price" if pick.usd and single.usd else ""
     return (
         f"Use {words.mixture}: {words.scores} {points(score)} % on questions that the search "
         f"never saw, {gain} {words.single}, {single.architecture} ({points(other)} %)"
-        f"{_price(pick, single)}."
+        f"{price}."
     )
-
-
-def _price(pick: SystemScore | None, single: SystemScore) -> str:
-    if pick is None or not pick.usd or not single.usd:
-        return ""
-    return f", at {pick.usd / single.usd:.1f} times its price"
 
 
 def above_pick(result: StudyResult) -> list[str]:
@@ -242,13 +247,13 @@ def above_pick(result: StudyResult) -> list[str]:
         return []
     lines = []
     for name, row in result.test.items():
-        if name == "oracle" or row.score is None or row.score <= pick.score:
-            continue
         gap = result.differences.get(name)
-        is_clear = gap is not None and gap.high < 0
+        # Without a difference the two were not measured on the same rows.
+        if gap is None or row.score is None or row.score <= pick.score:
+            continue
         reason = (
             "the difference is larger than luck explains: the search missed it"
-            if is_clear
+            if gap.high < 0
             else "luck explains a difference of this size"
         )
         lines.append(
@@ -292,7 +297,7 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
     return {
         "pick": str(result.pick),
         "systems": [
-            [_label(result, n), row.architecture, row.score, *result.score_interval(row)]
+            [_label(result, n, row.part), row.architecture, row.score, *result.score_interval(row)]
             for n, row in result.test.items()
             if row.score is not None
         ],
@@ -309,15 +314,16 @@ def page_data(result: StudyResult, answers: StudyAnswers) -> dict[str, Any]:
     }
 
 
-def _label(result: StudyResult, name: str) -> str:
+def _label(result: StudyResult, name: str, part: str = "") -> str:
     is_program = isinstance(result.pick, ProgramArchitecture)
-    return (_LABELS_OF_PROGRAM if is_program else LABELS).get(name, name)
+    label = (_LABELS_OF_PROGRAM if is_program else LABELS).get(name, name)
+    return f"{label}, {part}" if part else label
 
 
 def _trial_data(trial: TrialRecord, alone: ScoresAlone) -> list[Any]:
     names = ("architecture", "origin", "score", "usd", "seconds", "calls", "diversity", "rows")
     values = [getattr(trial, name) for name in names]
-    return [*values, int(trial.is_stopped_early), _performance(trial, alone)]
+    return [*values, int(trial.is_stopped_early), members_score(trial, alone)]
 
 
 def _answers_data(result: StudyResult, system: SystemAnswers) -> dict[str, Any]:
@@ -332,17 +338,6 @@ def front_numbers(trials: Sequence[TrialRecord], cost: str) -> list[int]:
     """Return the places of the Pareto front of score and ``cost``, cheapest first."""
     places = {id(trial): n for n, trial in enumerate(trials)}
     return [places[id(trial)] for trial in reversed(front(trials, ("score", cost)))]
-
-
-def _performance(trial: TrialRecord, alone: ScoresAlone) -> float | None:
-    """Return the mean score, alone, of the agents that the last steps read."""
-    scores = [
-        alone[path, name]
-        for path, architecture in mixtures_in(trial.architecture).items()
-        for name in (architecture.layers[-1] if architecture.layers else architecture.agents)
-        if (path, name) in alone
-    ]
-    return round(fmean(scores), 6) if scores else None
 
 
 def architecture_rows(
@@ -364,12 +359,12 @@ def architecture_rows(
     rows = []
     for depth, layer in enumerate(architecture.layers):
         members = list(dict.fromkeys(layer))
-        solved = {n: _solved(alone[n]) for n in members if n in alone} if depth == 0 else {}
-        solved = {} if is_judged else solved
+        is_shown = depth == 0 and not is_judged
+        known = {n: alone[n] for n in members if n in alone} if is_shown else {}
         weights = dict(architecture.weights) if depth + 1 == architecture.depth else {}
         agents = []
         for n in members:
-            facts = [f"reads layer {depth}"] if depth else _facts(n, solved, pick)
+            facts = [f"reads layer {depth}"] if depth else _facts(n, known, pick)
             facts += [f"weight {weights[n]:g}"] if n in weights else []
             agents.append({"name": n, "times": layer.count(n), "facts": facts})
         rows.append({"title": f"Layer {depth + 1}", "agents": agents})
@@ -396,16 +391,21 @@ def _solved(system: SystemAnswers) -> set[int]:
     return {n for n, score in enumerate(system.scores) if score is not None and score >= _RIGHT}
 
 
-def _facts(name: str, solved: Mapping[str, set[int]], pick: SystemAnswers | None) -> list[str]:
+def _facts(name: str, known: Mapping[str, SystemAnswers], pick: SystemAnswers | None) -> list[str]:
     """Return two lines: how much an agent solves alone, and how much of it no other member does."""
-    if name not in solved or pick is None or not pick.scores:
+    if name not in known or pick is None:
         return []
-    n, own_rows = len(pick.scores), solved[name]
-    others = set().union(*(rows for other, rows in solved.items() if other != name))
-    only, used = own_rows - others, (own_rows - others) & _solved(pick)
+    scores = zip(pick.scores, *(member.scores for member in known.values()), strict=True)
+    # A budget may have ended before all were asked.
+    rows = {row for row, of_all in enumerate(scores) if None not in of_all}
+    if not rows:
+        return []
+    own_rows = _solved(known[name]) & rows
+    others = set().union(*(_solved(member) for n, member in known.items() if n != name))
+    only = own_rows - others
     return [
-        f"alone {100 * len(own_rows) / n:.1f} % solved",
-        f"only it: {len(only)}, used: {len(used)}",
+        f"alone {100 * len(own_rows) / len(rows):.1f} % solved",
+        f"only it: {len(only)}, used: {len(only & _solved(pick))}",
     ]
 
 
@@ -416,8 +416,12 @@ def architecture_drawing(
     boxes: list[dict[str, Any]] = []
     arrows: list[tuple[int, int]] = []
     rows = architecture_rows(architecture, answers, is_judged=is_judged)
-    n_facts = max(2, *(len(agent["facts"]) for row in rows for agent in row["agents"]))
-    top, width, height, gap = 8, 148, 34 + 20 * n_facts, 12
+    every = [agent for row in rows for agent in row["agents"]]
+    for agent in every:
+        times = f" \u00d7 {agent['times']}" if agent["times"] > 1 else ""
+        agent["name_lines"] = wrap(agent["name"] + times, 18)  # more letters would not fit
+    n_lines = max(3, *(len(agent["name_lines"]) + len(agent["facts"]) for agent in every))
+    top, width, height, gap = 8, 148, 14 + 20 * n_lines, 12
     is_one = not isinstance(architecture, ProgramArchitecture)
     for number, row in enumerate(rows, start=1):
         boxes.append({"title": row["title"], "y": top + 12})

@@ -80,7 +80,7 @@ def early_lines(early: EarlyFacts, *, with_judge: bool = True) -> Iterator[str]:
 def _solved_lines(early: EarlyFacts) -> Iterator[str]:
     yield (
         f"Best single agent on {early.n_rows:,} questions of val: {early.leader}, "
-        f"{points(early.leader_score)} %. No agent solves {early.unsolved.percent} of them."
+        f"{points(early.leader_score)} %. {early.unsolved.percent} of them are solved by no agent."
     )
     vote = early.vote_ceiling
     votes = "" if vote is None else f"{points(vote)} % by one vote, "
@@ -134,18 +134,13 @@ def _estimate(estimate: StudyEstimate) -> str:
     calls = about(estimate.calls, low.calls, high.calls, _whole)
     whole = (
         f"The whole study takes {calls} calls{judged}, {paid_about(estimate, low, high)}, "
-        f"{about(estimate.seconds, low.seconds, high.seconds, duration)}"
+        f"{about(estimate.seconds, low.seconds, high.seconds, duration)} without stored answers"
     )
-    if estimate.capped_by is None or estimate.ceiling is None:
+    unit, most = estimate.capped_by, estimate.ceiling
+    if unit is None or most is None:
         return f"{whole}."
-    return (
-        f"{whole}. Its budget of {_limit(estimate.capped_by, estimate.ceiling)} is enough for "
-        f"about {100 * estimate.share:.0f} % of it."
-    )
-
-
-def _limit(unit: str, value: float) -> str:
-    return duration(value) if unit == "seconds" else f"{amount(value)} {unit}"
+    limit = duration(most) if unit == "seconds" else f"{amount(most)} {unit}"
+    return f"{whole}. Its budget of {limit} is enough for about {100 * estimate.share:.0f} % of it."
 
 
 def judge_lines(facts: JudgeFacts) -> Iterator[str]:
@@ -233,8 +228,9 @@ def _expected(result: StudyResult) -> Iterator[str]:
 
 
 def _explained(shares: Mapping[str, float]) -> str:
-    parts = [f"{name} {100 * value:.0f} %" for name, value in shares.items()]
-    return f"What explains the differences between architectures on your data: {', '.join(parts)}."
+    named = {name.replace("earlier", "earlier layers"): value for name, value in shares.items()}
+    parts = ", ".join(f"{name} {100 * value:.0f} %" for name, value in named.items())
+    return f"What explains the differences between architectures on your data: {parts}."
 
 
 def _front(result: StudyResult) -> Iterator[str]:
@@ -384,7 +380,8 @@ def row_cells(result: StudyResult, name: str) -> dict[str, str]:
         cells["val"] = points(val.score)
     if row is None or row.score is None:
         return cells
-    cells["test"] = points(row.score) + _brackets(*result.score_interval(row))
+    interval = result.score_interval(row)
+    cells["test"] = f"{points(row.score)}{_brackets(*interval)}\n{row.part}".rstrip()
     cells["difference"] = NONE if name == "pick" else _difference(result.differences.get(name))
     cells["calls"] = NONE if row.calls is None else f"{row.calls:.1f}"
     cells["usd"] = NONE if row.usd is None else amount(1000 * row.usd)
@@ -393,12 +390,11 @@ def row_cells(result: StudyResult, name: str) -> dict[str, str]:
 
 
 def _row_label(row: SystemScore | None) -> str:
-    if row is None or (row.score is not None and row.architecture is not None):
-        return NONE if row is None else str(row.architecture)
-    note = f": {row.note}" if row.note else ""
+    if row is None:
+        return NONE
     if row.score is None:
-        return f"not run{note}"
-    return row.note or NONE
+        return f"not run: {row.note}" if row.note else "not run"
+    return row.architecture or row.note or NONE
 
 
 def _brackets(low: float | None, high: float | None, *, sign: str = "") -> str:

@@ -40,7 +40,9 @@ class SystemScore:
         seconds: Time to the answer per question, with the proposers of a layer in parallel; None
             if the study's recording lacks it.
         failures: Share of questions without an answer; they score 0.
-        note: Why the system was not run, or how it was chosen.
+        note: Why the system was not run on all rows, or how it was chosen.
+        n_rows: Number of questions that the score is of; None if that was not counted.
+        n_missing: Further questions of the split, on which the system was not measured.
     """
 
     name: str
@@ -53,6 +55,14 @@ class SystemScore:
     seconds: float | None = None
     failures: float = 0.0
     note: str = ""
+    n_rows: int | None = None
+    n_missing: int = 0
+
+    @property
+    def part(self) -> str:
+        """The part of the rows that was measured, "33 of 80 rows"; empty if that is all."""
+        n = self.n_rows or 0
+        return f"{n:,} of {n + self.n_missing:,} rows" if self.n_missing else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +299,7 @@ class StudyResult:
             low, high = self.score_interval(row)
             if row.score is not None and low is not None and high is not None:
                 score += f" [{100 * low:.1f}, {100 * high:.1f}]"
+            score += f" ({row.part})" if row.part else ""
             minus = "" if difference is None else f"{100 * difference.estimate:+.1f}"
             calls = "" if row.calls is None else f"{row.calls:.1f}"
             shown = "\n".join(mixture_lines(row.architecture or ""))
@@ -347,6 +358,17 @@ def scores_alone(trials: Sequence[TrialRecord]) -> ScoresAlone:
             place = (path, str(mixture))
             scores[place] = max(trial.score, scores.get(place, 0.0))
     return scores
+
+
+def members_score(trial: TrialRecord, alone: ScoresAlone) -> float | None:
+    """Return the mean score, alone, of the agents that the last steps read."""
+    scores = [
+        alone[path, name]
+        for path, architecture in mixtures_in(trial.architecture).items()
+        for name in (architecture.layers[-1] if architecture.layers else architecture.agents)
+        if (path, name) in alone
+    ]
+    return round(fmean(scores), 6) if scores else None
 
 
 def mixtures_in(text: str) -> dict[str, Architecture]:

@@ -153,7 +153,8 @@ def verdict(
     gaps, counts = evidence.gaps, evidence.counts
     interval = decision_interval(evidence.pick, evidence.single, alpha=alpha, counts=counts)
     if pick_is_single:
-        text = f"Keep the single model: the search chose {names[0]}, so no mixture was tested."
+        reason = f"{names[0]}, a single model, so there is no mixture to compare with it"
+        text = f"Keep the single model: the search chose {reason}."
         return Verdict("single", None, interval, gaps.size, 0, text)
     p = sign_flip_mid_p(gaps, counts=counts)
     numbers = _numbers(interval, p, evidence.rows)
@@ -165,10 +166,9 @@ def verdict(
         text = f"Keep the single model: {gap}, which excludes a gain of {_points(min_gain)}."
         return Verdict("single", p, interval, gaps.size, 0, text)
     n_more = evidence.n_more(min_gain=min_gain, alpha=alpha)
-    text = f"Not enough examples: {gap}; about {n_more:,} more are needed to see a gain of "
-    return Verdict(
-        "not_enough_examples", p, interval, gaps.size, n_more, f"{text}{_points(min_gain)}."
-    )
+    needed = f"about {n_more:,} more are needed to see a gain of {_points(min_gain)}"
+    text = f"Not enough examples: {gap}; {needed}."
+    return Verdict("not_enough_examples", p, interval, gaps.size, n_more, text)
 
 
 COST_WORDS: Final[Mapping[str, str]] = {"usd": "price", "calls": "calls", "seconds": "time"}

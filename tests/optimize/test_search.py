@@ -10,6 +10,7 @@ from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import PoolError
 from moa_dspy.optimize import Limits, ModelSearch, Snapshot, StudyResult
 from moa_dspy.optimize.search import run_search
+from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
@@ -204,3 +205,14 @@ def test_limits_hold_for_the_pick_and_for_what_is_recommended(search: Make, fail
     # The verdict, the pick and the program are under one limit; the dear one is a row of its own.
     assert result.test["best_single"].architecture == "cheap"
     assert result.test["best_without_limits"].architecture == "dear"
+
+
+def test_single_agents_alone_explain_no_differences(
+    rows: Make, student: Make, fails_on: Make
+) -> None:
+    pool = scripted_pool({f"e{i}": fails_on(*range(i + 1), of=5) for i in range(3)})
+    search = ModelSearch(exact, pool, n_trials=3, num_threads=1)
+    search.compile(student(pool), trainset=[], valset=rows("val", 12), testset=rows("test", 6))
+    assert not any(read_architecture(t.architecture).layers for t in search.result.trials)
+    # The mean score of its members is the score of a single agent: that it explains it is no news.
+    assert search.result.explained == {}

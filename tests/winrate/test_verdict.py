@@ -62,7 +62,10 @@ def test_enough_for_the_gain_but_undecided_asks_for_what_decides() -> None:
 def test_a_single_pick_is_not_tested() -> None:
     result = verdict(*scores(25, 12, 300), pick_is_single=True, names=("b", "b"))
     assert (result.kind, result.p_value, result.n_more) == ("single", None, 0)
-    assert result.text == ("Keep the single model: the search chose b, so no mixture was tested.")
+    assert result.text == (
+        "Keep the single model: the search chose b, a single model, so there is no mixture to "
+        "compare with it."
+    )
 
 
 def test_stronger_level_needs_stronger_evidence() -> None:

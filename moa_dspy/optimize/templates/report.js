@@ -17,13 +17,16 @@
   // Plotly reads a little markup in labels.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const wrapped = (text, width = 46) => {
-    const lines = [""];
-    for (const word of String(text).split(" ")) {
+    const [first, ...words] = String(text).split(" ");
+    const lines = [first];
+    for (const word of words) {
       if ((lines[lines.length - 1] + " " + word).length > width) lines.push(word);
-      else lines[lines.length - 1] += (lines[lines.length - 1] ? " " : "") + word;
+      else lines[lines.length - 1] += " " + word;
     }
     return lines.map(plain).join("<br>");
   };
+  // Names of models differ at their ends too: in a version, or a size.
+  const cut = (text) => (text.length > 22 ? text.slice(0, 10) + "…" + text.slice(-11) : text);
   const percent = (share) => (share === null ? "—" : (100 * share).toFixed(1));
   const amount = (v) => (v === 0 ? "0" : v >= 100 ? Math.round(v).toLocaleString("en") : v >= 0.1 ? v.toFixed(2) : Number(v.toPrecision(2)).toString());
   const cost = (v, factor) => (v === null ? "unknown" : amount(factor * v));
@@ -80,6 +83,9 @@
       none: (n) => systems.every((s) => !isRight(s, n)),
       failed: (n) => systems.some((s) => s.failures[n] !== undefined || s.scores[n] === null),
     };
+    const table = $("q-head").closest("table");
+    if (systems.length > 10) table.className = "many";
+    table.style.setProperty("--systems", systems.length);
     $("q-head").append(make("th", "Question", { scope: "col" }), ...systems.map((s) => {
       const head = make("th", s.label, { scope: "col", class: "sys" });
       head.title = s.architecture;
@@ -198,27 +204,36 @@
   const plotCriteria = () => {
     const rows = data.trials.filter((t) => t[9] !== null && !t[8]);
     draw("plot-criteria", [{
-      type: "scatter", mode: "markers", x: rows.map((t) => 100 * t[6]), y: rows.map((t) => 100 * t[9]), hovertext: rows.map(hover), hoverinfo: "text",
+      type: "scatter", mode: "markers", cliponaxis: false, x: rows.map((t) => 100 * t[6]), y: rows.map((t) => 100 * t[9]), hovertext: rows.map(hover), hoverinfo: "text",
       marker: { size: 10, color: rows.map((t) => 100 * t[2]), colorscale: "Viridis", showscale: true, colorbar: { title: { text: "score, %" }, thickness: 12, outlinewidth: 0 }, line: { width: 1, color: colour("paper") } },
-    }], { xaxis: { title: { text: "diversity of the answers read, %" } }, yaxis: { title: { text: "their mean score alone, %" } } });
+    }], { xaxis: { title: { text: "diversity of the answers read, %" }, rangemode: "nonnegative" }, yaxis: { title: { text: "their mean score alone, %" } } });
   };
 
   const plotAgents = () => {
     const rows = data.effects.slice().reverse();
-    const names = rows.map((r) => wrapped(r[0], 22));
+    const names = rows.map((r) => plain(r[0]));
+    const labels = rows.map((r) => wrapped(r[0].split(" ").map(cut).join(" "), 22));
     const dots = (place, name, color, symbol) => ({ type: "scatter", mode: "markers", name, x: rows.map((r) => (r[place] === null ? null : 100 * r[place])), y: names, marker: { size: 12, color, symbol }, hovertext: rows.map((r) => plain(r[0]) + ": " + name + " " + percent(r[place]) + " %, " + r[4] + " mixtures have it"), hoverinfo: "text" });
-    const lines = rows.filter((r) => r[2] !== null && r[3] !== null).map((r) => ({ type: "line", x0: 100 * r[2], x1: 100 * r[3], y0: wrapped(r[0], 22), y1: wrapped(r[0], 22), line: { color: colour("line"), width: 3 }, layer: "below" }));
+    const lines = rows.filter((r) => r[2] !== null && r[3] !== null).map((r) => ({ type: "line", x0: 100 * r[2], x1: 100 * r[3], y0: plain(r[0]), y1: plain(r[0]), line: { color: colour("line"), width: 3 }, layer: "below" }));
     // A line of text for each: plotly leaves out every second label where there is less room.
     if (rows.length > 10) $("plot-agents").style.height = 24 * rows.length + 120 + "px";
-    draw("plot-agents", [dots(1, "alone", colour("dot"), "diamond"), dots(3, "mixtures without it", colour("warm"), "circle"), dots(2, "mixtures with it", colour("accent"), "circle")], { shapes: lines, showlegend: true, legend: below, margin: { l: 8, r: 16, t: 8, b: room() }, xaxis: { title: { text: "val, %" } } });
+    draw("plot-agents", [dots(1, "alone", colour("dot"), "diamond"), dots(3, "mixtures without it", colour("warm"), "circle"), dots(2, "mixtures with it", colour("accent"), "circle")], { shapes: lines, showlegend: true, legend: below, margin: { l: 8, r: 16, t: 8, b: room() }, xaxis: { title: { text: "val, %" } }, yaxis: { tickmode: "array", tickvals: names, ticktext: labels } });
   };
 
+  const MOST_NAMES = 12;
+  const SIMILAR = [[0, "#edf3fa"], [1, "#08306b"]];
   const plotSimilarity = () => {
-    if (data.agents.length < 2) return;
+    const n = data.agents.length;
+    if (n < 2) return;
     const names = data.agents.map(plain);
     const z = data.similarity.map((row) => row.map((v) => 100 * v));
-    draw("plot-similarity", [{ type: "heatmap", x: names, y: names, z, zmin: 0, zmax: 100, colorscale: "Blues", reversescale: true, xgap: 2, ygap: 2, hovertemplate: "%{x}<br>%{y}<br>%{z:.1f} % alike<extra></extra>", texttemplate: names.length <= 8 ? "%{z:.0f}" : "", colorbar: { thickness: 12, outlinewidth: 0 } }],
-      { xaxis: { tickangle: -35, showgrid: false }, yaxis: { autorange: "reversed", showgrid: false }, margin: { l: 8, r: 8, t: 8, b: 8 } });
+    const isNamed = n <= MOST_NAMES;
+    if (!isNamed) $("plot-similarity").style.height = Math.max(380, 9 * n + 40) + "px";
+    const ticks = { showgrid: false, showticklabels: isNamed, ticks: "", tickmode: "array", tickvals: names, ticktext: data.agents.map((name) => plain(cut(name))) };
+    // Dark text on light cells and white on dark ones: on each, a contrast of 4 to 1 or more.
+    const texts = n > 8 ? [] : z.flatMap((row, y) => row.map((v, x) => ({ x: names[x], y: names[y], text: v.toFixed(0), showarrow: false, font: { color: v < 63 ? "#0b1119" : "#ffffff" } })));
+    draw("plot-similarity", [{ type: "heatmap", x: names, y: names, z, zmin: 0, zmax: 100, colorscale: SIMILAR, xgap: isNamed ? 2 : 0, ygap: isNamed ? 2 : 0, hovertemplate: "%{x}<br>%{y}<br>%{z:.1f} % alike<extra></extra>", colorbar: { thickness: 12, outlinewidth: 0 } }],
+      { annotations: texts, xaxis: { ...ticks, tickangle: -35 }, yaxis: { ...ticks, autorange: "reversed" }, margin: { l: 8, r: 8, t: 8, b: 8 } });
   };
 
   const plots = () => {

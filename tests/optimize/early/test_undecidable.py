@@ -56,6 +56,11 @@ def test_the_error_shows_gold_beside_replies(score: float, said: str) -> None:
         )
 
 
+def test_without_a_gold_nothing_is_said_to_be_expected() -> None:
+    with pytest.raises(StudyError, match=r"format of the answers wrong\? a replied 'A'\.$"):
+        check_decidable({"a": [0.0]}, gold="", replies={"a": ["A"]})
+
+
 def test_copies_of_one_model_may_score_alike() -> None:
     said = ["7", "x"]
     check_decidable({"a": [1.0, 0.0], "b": [1.0, 0.0]}, gold="7", replies={"a": said, "b": said})

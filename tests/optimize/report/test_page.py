@@ -12,7 +12,12 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
-from moa_dspy.optimize.answers import StudyAnswers, stored_answers, write_answers
+from moa_dspy.optimize.answers import (
+    StudyAnswers,
+    SystemAnswers,
+    stored_answers,
+    write_answers,
+)
 from moa_dspy.optimize.page import (
     above_pick,
     architecture_drawing,
@@ -25,7 +30,7 @@ from moa_dspy.optimize.page import (
     report_html,
     write_pages,
 )
-from moa_dspy.optimize.result import TrialRecord, agent_effects
+from moa_dspy.optimize.result import StudyResult, TrialRecord, agent_effects
 from moa_dspy.optimize.space.programs import read_architecture
 from moa_dspy.winrate import Interval
 from tests.optimize.report.synthetic import HOSTILE, synthetic_study
@@ -103,13 +108,69 @@ def test_the_headline_says_what_to_do_with_the_numbers_of_the_table() -> None:
     assert "About 900 more would. Until then, use large." in headline(RESULT)
 
 
-def test_the_headline_of_a_single_pick_says_that_nothing_beat_it() -> None:
+KEEP = "Keep one model, large: it scores 68.0 % on questions that the search never saw"
+
+
+def with_single_pick(*tried: str, **more: Any) -> StudyResult:
+    """Return a result whose pick is one agent, after these trials."""
     verdict = replace(RESULT.verdict, kind="single", p_value=None)
-    alone = replace(RESULT, pick=Architecture.single("large"), verdict=verdict)
-    assert headline(alone) == (
-        "Keep one model, large: it scores 68.0 % on questions that the search never saw, and none "
-        "of the 48 architectures tried was better by more than luck explains."
-    )
+    trials = tuple(trial(n, text, 0.6, 1.0) for n, text in enumerate(tried))
+    pick = Architecture.single("large")
+    return replace(RESULT, pick=pick, verdict=verdict, trials=trials, **more)
+
+
+@pytest.mark.parametrize(
+    ("tried", "said"),
+    [
+        (
+            ("large", "small", "large + small > vote(large)"),
+            f"{KEEP}, and none of the 3 architectures tried was better on val by more than luck "
+            "explains.",
+        ),
+        (("large", "small"), f"{KEEP}, and no mixture was tried."),
+        (("large",), f"{KEEP}."),
+    ],
+)
+def test_the_headline_of_a_single_pick_says_what_was_tried(
+    tried: tuple[str, ...], said: str
+) -> None:
+    assert headline(with_single_pick(*tried)) == said
+
+
+def test_a_headline_contradicts_no_baseline_that_is_better_on_test() -> None:
+    better = {"extra": Interval(-0.1, -0.16, -0.06, 0.9)}
+    result = with_single_pick("large", "large + small > vote(large)", differences=better)
+    assert headline(result) == f"{KEEP}."
+
+
+def test_a_part_of_the_rows_is_marked_wherever_its_score_is() -> None:
+    result, answers = SMALL
+    part = replace(result.test["pick"], n_rows=33, n_missing=47, note="33 of 80 rows: ended")
+    # Without a difference on the same rows.
+    partial = replace(result, test={**result.test, "pick": part}, differences={})
+    page = report_html(partial, answers, name="part")
+    assert "<small>of 33 of 80 rows</small>" in page
+    assert "[67.0, 75.0]\n33 of 80 rows</td>" in page
+    labels = [row[0] for row in json.loads(embedded(page, "data"))["systems"]]
+    assert labels[:2] == ["Pick of the search, 33 of 80 rows", "Best single agent"]
+    assert above_pick(partial) == []
+    # Its score and that of the best single agent are of different rows.
+    assert headline(partial) == result.verdict.text
+
+
+def test_rows_that_were_not_asked_are_not_counted_as_unsolved() -> None:
+    pick = Architecture.parse("a + b > vote(a)")
+    asked = [
+        SystemAnswers(("pick",), str(pick), (1.0, 1.0, None, None), ("",) * 4, {}),
+        SystemAnswers((), "a", (1.0, 0.0, 1.0, None), ("",) * 4, {}),
+        SystemAnswers((), "b", (1.0, 1.0, None, None), ("",) * 4, {}),
+    ]
+    first, _ = architecture_rows(pick, StudyAnswers(systems=tuple(asked)))
+    # All three answered two questions: a solves 1 of them, b both, and one that a does not.
+    assert [agent["facts"] for agent in first["agents"]] == [
+        ["alone 50.0 % solved", "only it: 0, used: 0"],
+        ["alone 100.0 % solved", "only it: 1, used: 1"],
+    ]
 
 
 def test_a_baseline_above_the_pick_is_explained_by_its_interval() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.page import write_pages
 from moa_dspy.optimize.space.programs import read_architecture
 from tests.optimize.report.synthetic import synthetic_study
@@ -141,3 +142,109 @@ def test_where_no_price_is_known_it_is_said_and_no_axis_is_made_up(
     assert browser.execute_script(texts.format("usd", ".xtick")) == []
     assert browser.execute_script(texts.format("seconds", ".xtick")) != []
     assert browser.execute_script(texts.format("seconds", ".annotation")) == []
+
+
+LONG = "anthropic/claude-with-one-very-long-name"
+MANY = [LONG, *(f"model-{n:02d}-{'x' * (n % 3 * 12)}" for n in range(39))]
+
+
+@pytest.fixture(scope="module")
+def crowded(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report of forty agents, some with one long word as a name."""
+    folder = tmp_path_factory.mktemp("crowded")
+    result, answers = synthetic_study(n_trials=40, n_questions=30)
+    pairs = zip(MANY, result.trials, strict=True)
+    trials = tuple(replace(t, architecture=name, is_stopped_early=False) for name, t in pairs)
+    systems = (*answers.systems[:3], *(replace(answers.systems[3], architecture=n) for n in MANY))
+    distances = tuple(tuple(float(a != b) * 0.4 for b in MANY) for a in MANY)
+    pick = Architecture.parse(f"{LONG}*3 + {MANY[1]} + {MANY[2]} > synthesize({LONG})")
+    shown = replace(answers, agents=tuple(MANY), systems=systems, distances=distances)
+    write_pages(replace(result, trials=trials, pick=pick), shown, folder, name="crowded")
+    return folder
+
+
+def shown_at(browser: Any, folder: Path, width: int) -> None:
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    open_page(browser, folder)
+
+
+def test_paper_shows_every_column_of_every_table(browser: Any, crowded: Path) -> None:
+    shown_at(browser, crowded, 718)  # A4 without its margins
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        edges = browser.execute_script(
+            "return [...document.querySelectorAll('table')].map(t => "
+            "[t.closest('.wide').getAttribute('aria-label'), t.getBoundingClientRect().right, "
+            "getComputedStyle(t.closest('.wide')).overflowX])"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert len(edges) == 4
+    assert [edge for edge in edges if edge[1] > 718 or edge[2] != "visible"] == []
+
+
+def test_a_phone_shows_labels_and_texts_whole(browser: Any, crowded: Path) -> None:
+    shown_at(browser, crowded, 390)
+    assert browser.get_log("browser") == []
+    # A name of one long word begins in its first line, and every agent has its label.
+    labels = browser.execute_script(
+        "return [...document.querySelectorAll('#plot-agents .ytick text')].map(t => "
+        "[t.querySelector('tspan') ? t.querySelector('tspan').textContent : t.textContent, "
+        "t.getBoundingClientRect().left])"
+    )
+    assert len(labels) == 40
+    assert [label for label in labels if not label[0] or label[1] < 0] == []
+    note = "[...document.querySelectorAll('#costs p')].find(p => p.textContent.includes('reused'))"
+    assert browser.execute_script(f"return {note}.getBoundingClientRect().right") <= 390
+    assert browser.execute_script(f"return {note}.closest('.wide')") is None
+    room, needed = browser.execute_script(
+        "const i = document.getElementById('q-find'), s = getComputedStyle(i);"
+        "const c = document.createElement('canvas').getContext('2d'); c.font = s.font;"
+        "const sides = parseFloat(s.paddingLeft) + parseFloat(s.paddingRight);"
+        "return [i.clientWidth - sides, c.measureText(i.placeholder).width]"
+    )
+    assert needed <= room
+
+
+def test_the_names_of_the_pick_stay_in_their_boxes(browser: Any, crowded: Path) -> None:
+    shown_at(browser, crowded, 1280)
+    outside = browser.execute_script(
+        "const box = n => n.getBoundingClientRect();"
+        "const rects = [...document.querySelectorAll('.drawing rect')].map(box);"
+        "return [...document.querySelectorAll('.drawing text:not(.t)')].filter(t => "
+        "t.textContent !== 'answer' && !rects.some(r => r.left <= box(t).left && "
+        "box(t).right <= r.right && r.top <= box(t).top && box(t).bottom <= r.bottom))"
+        ".map(t => t.textContent)"
+    )
+    assert outside == []
+    drawn = browser.execute_script("return document.querySelector('.drawing').textContent")
+    assert "\u00d7 3" in drawn
+
+
+def test_the_similarity_of_many_agents_has_cells_without_gaps_and_names(
+    browser: Any, crowded: Path
+) -> None:
+    facts = (
+        "const p = document.getElementById('plot-similarity'); return [p.data[0].xgap, "
+        "p.querySelectorAll('.xtick text').length, p.querySelectorAll('.annotation').length, "
+        "p.clientHeight]"
+    )
+    shown_at(browser, crowded, 390)
+    # 40 agents, 9 pixels each, and 40 for the margins
+    assert browser.execute_script(facts) == [0, 0, 0, 400]
+
+
+def test_numbers_of_the_similarity_are_dark_on_light_and_light_on_dark(
+    browser: Any, tmp_path: Path
+) -> None:
+    write_pages(*synthetic_study(n_trials=10, n_questions=5), tmp_path, name="six")
+    shown_at(browser, tmp_path, 390)
+    colours = browser.execute_script(
+        "return document.getElementById('plot-similarity').layout.annotations"
+        ".map(a => [a.text, a.font.color])"
+    )
+    # Six agents: each is like itself to 100 %, and to 60 % like another.
+    assert sorted({tuple(pair) for pair in colours}) == [("100", "#ffffff"), ("60", "#0b1119")]
+    assert len(colours) == 36

@@ -85,6 +85,14 @@ def test_what_is_missing_is_a_dash_and_never_a_zero() -> None:
     assert "not run: no budget left" in line_of("top_k", report_text(RESULT, width=120))
 
 
+def test_a_score_of_a_part_of_the_rows_says_so() -> None:
+    part = replace(RESULT.test["pick"], n_rows=1033, n_missing=47)
+    partial = replace(RESULT, test={**RESULT.test, "pick": part})
+    assert row_cells(partial, "pick")["test"] == "68.0\n[63.0, 73.0]\n1,033 of 1,080 rows"
+    assert "1,033 of 1,080 rows" in report_text(partial, width=60)
+    assert "68.0 % [63.0, 73.0] (1,033 of 1,080 rows)" in str(partial)
+
+
 def test_a_verdict_on_more_rows_is_told_apart_from_the_difference_of_the_table() -> None:
     assert "for the best single agent alone" in brackets_line(RESULT)
     assert "counts the val questions" not in brackets_line(RESULT)

@@ -91,14 +91,14 @@ def test_a_prompt_that_was_not_accepted_shows_no_diff() -> None:
 def test_early_facts_are_four_plain_lines() -> None:
     assert list(early_lines(EARLY)) == [
         "Best single agent on 1,200 questions of val: large, 65.5 %. "
-        "No agent solves 20.0 % [15.0, 26.0] of them.",
+        "20.0 % [15.0, 26.0] of them are solved by no agent.",
         "At best, on these questions: 74.0 % by one vote, 80.0 % by choosing among the agents' "
         "answers; a synthesis can exceed this, as it writes its own.",
         "Warning: large is better than all others, by 10.0 points [4.0, 16.0] over small; "
         "14.5 % of the questions are missed by it and solved by another, the most that choosing "
         "can add.",
-        "The whole study takes about 12,345 calls, about 0.50 usd, about 3 min 12 s. "
-        "Its budget of 0.20 usd is enough for about 40 % of it.",
+        "The whole study takes about 12,345 calls, about 0.50 usd, about 3 min 12 s without stored "
+        "answers. Its budget of 0.20 usd is enough for about 40 % of it.",
     ]
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_known_early_is_not_said() -> None:
     assert "vote" not in text
     assert "Warning" not in text
     assert "No agent is clearly better than all others; large is best, but 14.5 %" in text
-    assert text.endswith("takes about 10 calls, about 0 usd, about 1.0 s.")
+    assert text.endswith("takes about 10 calls, about 0 usd, about 1.0 s without stored answers.")
     assert len(list(early_lines(replace(level, runner_up=None, lead=None, estimate=None)))) == 2
 
 

@@ -6,7 +6,6 @@ An error is one line with the place, the value and the choices.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import sys
 import tomllib
@@ -23,7 +22,6 @@ from typing import Any, Final, TextIO, TypeAlias, TypeVar, get_type_hints
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
-from pydantic_core import to_jsonable_python
 
 from moa_dspy.errors import MoaError, StudyError
 
@@ -238,26 +236,6 @@ def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
     name = node.get("$ref", "").rpartition("/")[2]
     definition: dict[str, Any] = definitions.get(name, node)
     return definition
-
-
-def json_data(values: Mapping[str, Any], *, where: str, error: type[MoaError]) -> dict[str, Any]:
-    """Return ``values`` as plain JSON data in the form of DSPy's prompts.
-
-    An enum is written by its value, a date in ISO format, a set as a list.
-
-    Raises:
-        MoaError: Of the type ``error``, with the place and the name of a value that is no data.
-    """
-    data: dict[str, Any] = {}
-    for name, value in values.items():
-        try:
-            data[name] = to_jsonable_python(value)
-            json.dumps(data[name], allow_nan=False)
-        except (TypeError, ValueError) as reason:
-            raise error(
-                f"{where}: the field {name!r} cannot be written as JSON: {reason}."
-            ) from reason
-    return data
 
 
 def version() -> str:

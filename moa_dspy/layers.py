@@ -5,6 +5,7 @@ A mark on each predictor lets optimizers distinguish the seats (the places of ag
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import dspy
 from dspy.predict.parameter import Parameter
+from pydantic_core import to_jsonable_python
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError
@@ -361,3 +363,23 @@ def is_for_plain_chat(signature: Any, module: Any, pool: Mapping[str, Any]) -> b
     is_plain = module is dspy.Predict or getattr(module, "is_plain", False)
     is_default = dspy.settings.adapter is None and is_plain
     return is_text and is_default and all(pool[name].is_local for name in pool)
+
+
+def json_data(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Return ``values`` as plain JSON data in the form of DSPy's prompts.
+
+    An enum is written by its value, a date in ISO format, a set as a list.
+
+    Raises:
+        ArchitectureError: If a value is no data; with the place and its name.
+    """
+    data: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            data[name] = to_jsonable_python(value)
+            json.dumps(data[name], allow_nan=False)
+        except (TypeError, ValueError) as reason:
+            raise ArchitectureError(
+                f"{where}: the field {name!r} cannot be written as JSON: {reason}."
+            ) from reason
+    return data

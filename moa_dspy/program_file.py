@@ -18,8 +18,8 @@ from moa_dspy.adapters import ADAPTERS
 from moa_dspy.agent import Agent
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, PoolError
-from moa_dspy.files import check_table, json_data, replace_file, version
-from moa_dspy.layers import SEAT_MODULES, all_predictors
+from moa_dspy.files import check_table, replace_file, version
+from moa_dspy.layers import SEAT_MODULES, all_predictors, json_data
 from moa_dspy.references import ReferenceLimits
 
 FORMAT: Final = 2
@@ -179,7 +179,7 @@ def seat_state(name: str, seat: Any) -> SeatState:
     state = seat.dump_state()
     fields = [FieldText(**field) for field in state["signature"]["fields"]]
     where = f"{name}, a demo"
-    demos = [json_data(demo, where=where, error=ArchitectureError) for demo in state["demos"]]
+    demos = [json_data(demo, where=where) for demo in state["demos"]]
     return SeatState(state["signature"]["instructions"], fields, demos)
 
 

@@ -95,8 +95,8 @@ class Preflight:
     @property
     def unpriced(self) -> tuple[str, ...]:
         """Names of the agents whose price is unknown, and of the judge, if a model judges."""
-        names = [agent.name for agent in self.agents if agent.price is None]
-        return (*names, *["the judge"] * self.has_judge)
+        names = tuple(agent.name for agent in self.agents if agent.price is None)
+        return (*names, "the judge") if self.has_judge else names
 
     @property
     def is_timed(self) -> bool:
@@ -187,7 +187,6 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
     """
     pool = prepared.make_pool(None, Ledger())
     whole = Student.of(prepared.study.make_student(pool))
-    student = whole.mixture
     options, _ = with_prompts(
         prepared.study.make_search(pool, prepared.metric).options, whole, prepared.splits.train
     )
@@ -196,7 +195,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
     counted = counted_rows(prepared.splits.val)
     tokens = fmean(_prompt_tokens(prepared, whole, counted)), fmean(_answer_tokens(prepared))
     agents = tuple(
-        _estimate(prepared, options, name, student, *tokens) for name in options.space.agents
+        _estimate(prepared, options, name, whole.mixture, *tokens) for name in options.space.agents
     )
     is_paid = not prepared.study.calls.replay_only
     if asks and is_paid:
@@ -212,7 +211,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         stages=_stages(prepared, options, agents) if is_paid else (),
         smallest={},
         budget=prepared.study.budget,
-        notes=(*options.notes, *prepared.notes, *_notes(prepared, pool, student, agents)),
+        notes=(*options.notes, *prepared.notes, *_notes(prepared, pool, whole.mixture, agents)),
         has_judge=_n_calls_of_judge(prepared) > 0,
     )
     return replace(preflight, smallest=_smallest(prepared, options, preflight))
@@ -228,10 +227,10 @@ def _estimate(
 ) -> AgentEstimate:
     most = float(options.pool[name].max_tokens)
     n_outputs = len(student.signature.output_fields)
-    module = prepared.study.task.module
+    has_reasoning = prepared.study.task.module == "chain_of_thought"
     is_plain = isinstance(speaking_adapter(student.rules.adapter), PlainChat)
     extra = 0.0 if is_plain else float(_TOKENS_OF_A_FIELD * (n_outputs + 1))
-    extra += _TOKENS_OF_REASONING if module == "chain_of_thought" else 0.0
+    extra += _TOKENS_OF_REASONING if has_reasoning else 0.0
     replies = {
         "low": min(most, 1 + reply * TOKENS_PER_COUNTED["low"]),
         # Models write a little more than the right answer.
@@ -241,8 +240,7 @@ def _estimate(
     prompts = {level: prompt * factor for level, factor in TOKENS_PER_COUNTED.items()}
     turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
     # No answer of a table is paid for, even if its usd is unknown.
-    is_table = prepared.recorded is not None
-    price = Price(0.0, 0.0, "table") if is_table else options.pool.price(name)
+    price = Price(0.0, 0.0, "table") if prepared.recorded else options.pool.price(name)
     return AgentEstimate(name, price, prompts, replies, turns=turns)
 
 
@@ -275,10 +273,9 @@ def _mixture_inputs(
     prepared: PreparedStudy, program: Any, row: dspy.Example
 ) -> list[dict[str, Any]]:
     """Return the inputs of the mixture for a row: one, or one per turn of a conversation."""
-    if (turns := prepared.study.task.turns) is None:
-        return [dict(row.inputs())]
-    inputs: list[dict[str, Any]] = program.inputs_of(row[turns])
-    return inputs
+    turns = prepared.study.task.turns
+    inputs: list[dict[str, Any]] = [dict(row.inputs())]
+    return inputs if turns is None else program.inputs_of(row[turns])
 
 
 def _text_of(content: Any) -> str:

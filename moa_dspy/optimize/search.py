@@ -248,8 +248,6 @@ class SearchOutcome:
 
     Attributes:
         program: The recommended program.
-        result: All numbers, as plain data.
-        study: Optuna's.
         phases: Architectures known after each round of search; prompts are tuned in between.
         answers: Those of each system to the test rows.
     """

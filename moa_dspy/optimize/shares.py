@@ -270,11 +270,7 @@ def check_options(options: SearchOptions, budget: Budget) -> None:
 
 
 def _check_sampler(options: SearchOptions) -> None:
-    """Have a copy of a sampler of Optuna propose on made-up values.
-
-    It may need a package that is missing, or not know several objectives, and say so only when
-    its first random trials are over.
-    """
+    """Have a copy of Optuna's sampler propose: it may lack a package, or know only one goal."""
     sampler, space = options.sampler, options.space
     if sampler is not None and (isinstance(sampler, type) or not hasattr(sampler, "before_trial")):
         raise StudyError(
@@ -303,7 +299,8 @@ def _check_sampler(options: SearchOptions) -> None:
 
 def _check_baselines(options: SearchOptions) -> None:
     """Refuse a tree of all choices where a baseline may be measured that is none of them."""
-    for best in (space := options.space).agents:
+    space = options.space
+    for best in space.agents:
         ranking = sorted(space.agents, key=lambda name: name != best)
         baselines = baseline_architectures(ranking, options.pool, space)
         for arch in in_every_mixture(baselines, space):
@@ -378,17 +375,18 @@ def check_budget(
         needed = smallest_limit(options, name, costs, n_val, n_test, getattr(judging, name))
         smallest = getattr(spent, name) + needed
         if limit is not None and smallest > limit:
-            raise _too_small(name, limit, smallest, n_agents=len(probed), splits=splits)
+            needs = rounded_up(smallest)
+            raise _too_small(name, limit, needs, n_agents=len(probed), splits=splits)
 
 
 def _too_small(
     name: str, limit: float, smallest: float, *, n_agents: int, splits: Splits
 ) -> StudyError:
+    about = "" if name == "calls" else "about "
     return StudyError(
-        f"`budget.{name}` is {limit:.10g}, but a verdict needs {'about ' * (name != 'calls')}"
-        f"{rounded_up(smallest):.10g} at least: for {n_agents} single agents on "
-        f"{len(splits.val)} val rows, and the pick and the best single agent on "
-        f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
+        f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}{smallest:.10g} at least: "
+        f"for {n_agents} single agents on {len(splits.val)} val rows, and the pick and the best "
+        f"single agent on {len(splits.test)} test rows. Allow that much, or give fewer rows."
     )
 
 

@@ -35,8 +35,13 @@ def quality(printed: Printed) -> str:
 
 def honest(printed: Printed) -> str:
     """Return how far the reported score is from the truth, over many splits."""
-    rows = printed["honest"]
-    return "\n".join([_honesty(rows), f"Means over {rows[0]['splits']} splits.", ""])
+    rows = [
+        {**row, "pool": f"{_spaced(folder)}, {row['pool']}"}
+        for folder, folder_rows in printed["honest_of"].items()
+        for row in folder_rows
+    ]
+    splits = ", ".join(f"{row['splits']}" for row in rows)
+    return "\n".join([_honesty(rows), f"Means over splits: {splits}.", ""])
 
 
 def _honesty(rows: Sequence[Printed]) -> str:

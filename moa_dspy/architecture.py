@@ -31,7 +31,7 @@ class Architecture:
     The text notation reads in the order of the data flow: ``"a"`` is the single agent a,
     ``"a + b*2 > c + d > synthesize(e)"`` two layers and an aggregator. A repeated name means
     independent samples of one agent (Self-MoA). Options follow in brackets:
-    ``"a + b > synthesize(c; order=b; prompt=brief)"``, ``"a + b > fuse(c; analyst=d)"``,
+    ``"a + b > synthesize(c; order=b; prompt=paper)"``, ``"a + b > fuse(c; analyst=d)"``,
     ``"a + b + c > vote(a; weights=a:1.5 b:0.8; lead=0.6)"``.
 
     The order inside a layer is the order in which the next step reads the layer's responses.
@@ -440,7 +440,7 @@ def format_layer(layer: tuple[str, ...]) -> str:
 
 
 def format_last(architecture: Architecture) -> str:
-    """Return ``synthesize(c; order=b a; prompt=brief)``, without options that are not given."""
+    """Return ``synthesize(c; order=b a; prompt=paper)``, without options that are not given."""
     # Without an exponent, as "+" separates agents.
     text = " ".join(f"{name}:{Decimal(repr(w)).normalize():f}" for name, w in architecture.weights)
     shown = {name: getattr(architecture, name) for name in _OPTIONS}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import dspy
+from pydantic_core import to_jsonable_python
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
@@ -114,7 +115,8 @@ def _read(predictor: Any) -> dict[str, Any]:
 
 
 def _plain(demo: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(dict(demo), default=str))
+    # As in a prompt: an enum by its value, a date in ISO format.
+    plain: dict[str, Any] = to_jsonable_python(dict(demo), fallback=str)
     return plain
 
 

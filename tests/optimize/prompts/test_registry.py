@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import enum
+
+import dspy
 import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.prompts import Candidate, Prompt, PromptRegistry
+from moa_dspy.optimize.prompts.prompt import prompt_diff
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 from tests.optimize.prompts.world import make_world, mixture
 
@@ -97,3 +101,17 @@ def test_the_registry_as_plain_data_has_text_origin_and_difference() -> None:
         "a + b > synthesize(c)",
         0.5,
     )
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+def test_a_typed_demo_is_shown_as_in_a_prompt() -> None:
+    signature = dspy.Signature(
+        {"question": (str, dspy.InputField()), "answer": (Colour, dspy.OutputField())}, "Answer."
+    )
+    module = dspy.Predict(signature)
+    before = Prompt.of(module)
+    module.demos = [dspy.Example(question="q", answer=Colour.RED)]
+    assert '"answer": "red"' in prompt_diff(before, Prompt.of(module))

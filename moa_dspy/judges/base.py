@@ -239,8 +239,8 @@ def texts_of(answer: Any) -> tuple[str, ...] | None:
     if isinstance(answer, dspy.Prediction):
         return _of_prediction(answer)
     if isinstance(answer, Sequence) and not isinstance(answer, str):
-        return tuple(map(str, answer)) or None
-    return (str(answer),)
+        return tuple(render({"turn": turn}) for turn in answer) or None
+    return (render({"answer": answer}),)
 
 
 def answer_text(answer: Any, example: dspy.Example) -> str | None:

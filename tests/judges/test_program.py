@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from moa_dspy.calls import Calls, CallStore, Recording
 from moa_dspy.errors import DataError, MetricError, UnknownCallError
 from moa_dspy.judges import JUDGES, GradeJudge, JudgeProgram, PairJudge, SkillJudge, judge_all
+from moa_dspy.judges.base import texts_of
 from moa_dspy.optimize.evaluate import Evaluator
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
@@ -61,6 +63,16 @@ def test_copies_answer_alike_and_count_together(name: str) -> None:
         assert other.predictors()[0] is not judge.predictors()[0]
         assert other.compare(example(), "ours", "theirs").excluded is None
     assert judge.report().n == 3
+
+
+class Mood(enum.Enum):
+    GLAD = "glad"
+
+
+def test_a_typed_answer_is_judged_in_the_form_in_which_agents_write_it() -> None:
+    assert texts_of(dspy.Prediction(answer=Mood.GLAD)) == ("glad",)
+    assert texts_of(dspy.Prediction(answer={"is_glad": True})) == ('{"is_glad": true}',)
+    assert texts_of([Mood.GLAD, "sad"]) == ("glad", "sad")
 
 
 @pytest.mark.parametrize("name", JUDGES)

@@ -41,7 +41,7 @@ def honest(printed: Printed) -> str:
         for row in folder_rows
     ]
     splits = ", ".join(f"{row['splits']}" for row in rows)
-    return "\n".join([_honesty(rows), f"Means over splits: {splits}.", ""])
+    return "\n".join([_honesty(rows), f"Means over {splits} splits, row by row.", ""])
 
 
 def _honesty(rows: Sequence[Printed]) -> str:
@@ -453,7 +453,7 @@ KINDS: dict[str, Callable[[Printed], str]] = {
     "rows_of": handed_over,
     "leads_of": leads,
     "power_of": power,
-    "honest": honest,
+    "honest_of": honest,
     "layered": layered,
     "verdicts": statistics,
     "cross_fitting": cross_fitting,

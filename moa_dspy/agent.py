@@ -249,6 +249,11 @@ class Agent:
         return tuple(name for name in needed if name not in os.environ)
 
     @property
+    def is_recorded(self) -> bool:
+        """True if its answers are those of a table."""
+        return self.model.startswith("recorded/")
+
+    @property
     def is_local(self) -> bool:
         """True if llama.cpp answers inside this process."""
         return self.model.startswith("local/")

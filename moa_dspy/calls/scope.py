@@ -242,15 +242,16 @@ def call_scope(
     A scope never outlasts the outer scope: the earlier deadline applies, and all events of both.
     """
     outer = current_scope()
-    tables = () if any(other is table for other in outer.tables) else (table,)
-    scope = replace(
-        outer,
+    is_known = any(other is table for other in outer.tables)
+    scope = CallScope(
         sample=outer.sample if sample is None else sample,
         example=outer.example if example is None else example,
-        log=[],
         deadline=min((at for at in (outer.deadline, deadline) if at is not None), default=None),
-        cancelled=(*outer.cancelled, *filter(None, [cancelled])),
-        tables=(*outer.tables, *filter(None, tables)),
+        cancelled=outer.cancelled if cancelled is None else (*outer.cancelled, cancelled),
+        interrupted=outer.interrupted,
+        ledgers=outer.ledgers,
+        tables=outer.tables if table is None or is_known else (*outer.tables, table),
+        waits_for_budget=outer.waits_for_budget,
     )
     with entered(scope):
         yield scope

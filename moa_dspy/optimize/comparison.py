@@ -130,7 +130,7 @@ def _fixed_baselines(
     """Return Self-MoA with as many calls as the pick, and top-k, or why they cannot be run."""
     samples, several = fixed_baselines(ranking, options.pool, options.space)
     copies = f"{ranking[0]} is greedy: asked as often as the pick, it says the same each time"
-    if options.pool[ranking[0]].model.startswith("recorded/"):  # at an unknown temperature
+    if options.pool[ranking[0]].is_recorded:  # at an unknown temperature
         copies = f"the table has one answer of {ranking[0]} per question"
     often = with_n_calls(samples, pick.calls) if samples else None
     note = f"k = {len(several.layers[-1])}" if several else "the pool has one agent"

@@ -327,12 +327,17 @@ def shown_reply(text: str) -> str:
     return repr(plain if len(plain) <= MOST_SHOWN else plain[: MOST_SHOWN - 1] + "…")
 
 
+def members_of(judge: Any) -> tuple[Any, ...]:
+    """Return a jury's judges, or the judge alone."""
+    return tuple(getattr(judge, "judges", (judge,)))
+
+
 def self_preference_warnings(
     judge: Any, pool: Mapping[str, Any], agents: Sequence[str]
 ) -> list[str]:
     """Return a warning for each judging model that also answers, or whose model family does."""
     warnings = []
-    for member in getattr(judge, "judges", (judge,)):
+    for member in members_of(judge):
         own, name = getattr(member, "pool", None), getattr(member, "agent", None)
         if own is None or name is None:
             continue

@@ -23,6 +23,7 @@ from moa_dspy.data.rows import check_outputs
 from moa_dspy.errors import BudgetReachedError, MetricError, MoaError, StudyError
 from moa_dspy.files import shown_value
 from moa_dspy.optimize.early_facts import COSTS
+from moa_dspy.optimize.judge_facts import members_of
 from moa_dspy.winrate.length_control import GamedRows
 
 _MOST: Final = 5
@@ -305,11 +306,6 @@ class JudgeOptions:
     def label(self) -> str:
         """Readable name of the judge: its class, and the agents that it asks."""
         return self.name or label_of(self.judge)
-
-
-def members_of(judge: Any) -> tuple[Any, ...]:
-    """Return a jury's judges, or the judge alone."""
-    return tuple(getattr(judge, "judges", (judge,)))
 
 
 def label_of(judge: Any) -> str:

@@ -240,7 +240,7 @@ def _estimate(
     prompts = {level: prompt * factor for level, factor in TOKENS_PER_COUNTED.items()}
     turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
     # No answer of a table is paid for, even if its usd is unknown.
-    price = Price(0.0, 0.0, "table") if prepared.recorded else options.pool.price(name)
+    price = Price(0.0, 0.0, "table") if prepared.recorded is not None else options.pool.price(name)
     return AgentEstimate(name, price, prompts, replies, turns=turns)
 
 

@@ -74,6 +74,7 @@ class AgentEstimate:
             *per_token,
             is_greedy=agent.temperature == 0,
             max_concurrent=agent.max_concurrent,
+            is_local=agent.is_local,
         )
 
 

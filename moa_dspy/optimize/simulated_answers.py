@@ -368,6 +368,7 @@ def mean_costs(
         *per_token,
         is_greedy=agent.temperature == 0,
         max_concurrent=agent.max_concurrent,
+        is_local=agent.is_local,
     )
 
 

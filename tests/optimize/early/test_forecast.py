@@ -161,6 +161,15 @@ def test_a_ranker_replies_with_a_number() -> None:
     assert agent.reading(10, reply=2) == Cost(1.0, 100 + 10 - 38, 0.01 - 0.0038, 2.0)
 
 
+def test_a_model_of_this_machine_takes_time_to_read() -> None:
+    # 50 tokens read and 5 written took 2 s: as long as 100 read ones.
+    agent = AgentCosts(Cost(1, 55, 0.0, 2.0), reply_tokens=5.0)
+    local = replace(agent, is_local=True)
+    assert local.reading(150).seconds == pytest.approx(2.0 + 150 * 0.02)
+    assert local.reading(0, reply=3).seconds == pytest.approx(2.0 - 2 * 10 * 0.02)
+    assert agent.reading(150).seconds == 2.0
+
+
 def test_a_loser_is_stopped_early_in_the_estimate_too() -> None:
     # b is wrong everywhere, and so is what it writes half of the time or more.
     scores = {"a": [1.0] * 100, "b": [0.0] * 100}

@@ -79,7 +79,7 @@ class CallCount:
     """Calls of one agent in one stage of a search: their numbers, tokens and cost in this run.
 
     Attributes:
-        made: Requests sent.
+        made: Requests sent; one that failed and was sent again counts each time.
         reused: Answers from a store or a recording.
         failed: Calls without an answer, among both.
         tokens: Prompt and completion tokens that were paid for.
@@ -124,7 +124,7 @@ class CallTable:
             for facts in log:
                 count = self.counts.setdefault((self.stage, facts.agent), CallCount())
                 is_sent = facts.attempt > 0 and not facts.is_reused  # attempt 0 was never sent
-                count.made += is_sent
+                count.made += facts.attempt * is_sent
                 count.reused += facts.is_reused
                 count.failed += facts.failure is not None or facts.no_answer is not None
                 if is_sent:

@@ -264,10 +264,10 @@ def _prune(store: CallStore, chosen: CallFilter, *, is_sure: bool) -> None:
         typer.echo(f"deleted {prune(store.database, chosen):,} calls", err=True)
         return
     agents = summaries(store.database, chosen)
-    n, usd = sum(agent.calls for agent in agents), sum(agent.usd for agent in agents)
+    total = _total(agents)
+    cost = "whose price is 0 or unknown" if total.usd is None else f"that cost {total.usd:,.4f} usd"
     typer.echo(
-        f"Nothing is deleted; with --yes it would be {n:,} calls that cost {usd:,.4f} usd.",
-        err=True,
+        f"Nothing is deleted; with --yes it would be {total.calls:,} calls {cost}.", err=True
     )
 
 
@@ -285,19 +285,28 @@ def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
 
     table = Table(title=store.database.name, show_footer=len(totals) > 1)
     table.add_column("agent", footer=total.agent, no_wrap=True)
-    for name, style in _COLUMNS.items():
-        footer = format(getattr(total, name), style)
+    for name in _COLUMNS:
+        footer = _cell(total, name)
         table.add_column(name.replace("_", " "), justify="right", footer=footer)
     for each in totals:
-        table.add_row(each.agent, *(format(getattr(each, n), _COLUMNS[n]) for n in _COLUMNS))
+        table.add_row(each.agent, *(_cell(each, name) for name in _COLUMNS))
     print_wide(table)
+    if any(each.usd is None for each in totals):
+        typer.echo("usd —: no call of the agent has a price above 0; it was 0 or unknown.")
+
+
+def _cell(summary: AgentSummary, column: str) -> str:
+    value = getattr(summary, column)
+    return "—" if value is None else format(value, _COLUMNS[column])
 
 
 def _total(agents: list[AgentSummary]) -> AgentSummary:
     from moa_dspy.calls import AgentSummary
 
-    names = [f.name for f in fields(AgentSummary) if f.name != "agent"]
-    return AgentSummary("all", **{n: sum(getattr(agent, n) for agent in agents) for n in names})
+    names = [f.name for f in fields(AgentSummary) if f.name not in ("agent", "usd")]
+    sums = {name: sum(getattr(agent, name) for agent in agents) for name in names}
+    known = [agent.usd for agent in agents if agent.usd is not None]
+    return AgentSummary("all", usd=sum(known) if known or not agents else None, **sums)
 
 
 def _interrupted(command: str | None, kept: str) -> str:

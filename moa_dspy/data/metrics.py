@@ -346,7 +346,7 @@ FIELD_METRICS: Final[dict[str, Callable[..., float]]] = {
 
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _NUMBER_WORD: Final = re.compile(
-    r"-?[0-9]+(?:\.[0-9]+)?(?:/[0-9]*[1-9][0-9]*)?(?:e[-+]?[0-9]{1,3})?"
+    r"(?:(?<![0-9])-)?[0-9]+(?:\.[0-9]+)?(?:/[0-9]*[1-9][0-9]*)?(?:e[-+]?[0-9]{1,3})?"
 )
 _DECIMAL_COMMA: Final = re.compile(
     r"(?<![0-9.,(\[{])(?:(?P<groups>[0-9]{1,3}(?:\.[0-9]{3})+),(?P<part>[0-9]+)"

@@ -172,13 +172,16 @@ def study_answers(
 
 
 def calls_of(table: CallTable, *, unpriced: Container[str] = ()) -> tuple[Mapping[str, Any], ...]:
-    """Return the counts of a table as plain data; usd of ``unpriced`` agents is None."""
+    """Return the counts of a table as plain data; usd of ``unpriced`` agents is None.
+
+    A model that writes prompts and is no agent has no name here, and what it costs is unknown.
+    """
     return tuple(
         {
             "stage": stage or "other",
-            "agent": agent,
+            "agent": agent or "prompt model",
             **asdict(count),
-            **({"usd": None} if agent in unpriced else {}),
+            **({"usd": None} if not agent or agent in unpriced else {}),
         }
         for (stage, agent), count in table.counts.items()
     )

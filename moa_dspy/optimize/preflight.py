@@ -211,7 +211,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         stages=_stages(prepared, options, agents) if is_paid else (),
         smallest={},
         budget=prepared.study.budget,
-        notes=(*options.notes, *prepared.notes, *_notes(prepared, pool, whole.mixture, agents)),
+        notes=(*options.notes, *prepared.notes, *_notes(prepared, pool, whole, agents)),
         has_judge=_n_calls_of_judge(prepared) > 0,
     )
     return replace(preflight, smallest=_smallest(prepared, options, preflight))
@@ -425,18 +425,13 @@ def _smallest(
 
 
 def _notes(
-    prepared: PreparedStudy, pool: Pool, student: Any, agents: Sequence[AgentEstimate]
+    prepared: PreparedStudy, pool: Pool, student: Student, agents: Sequence[AgentEstimate]
 ) -> Iterator[str]:
-    if prepared.study.task.program is not None:
-        yield (
-            "The estimate counts the tokens of the rows only: what the program adds to the "
-            "predictor's prompt, and the calls of its other modules, are not known before it "
-            "runs."
-        )
+    yield from prepared.program_notes(student.program)
     if prepared.study.calls.replay_only:
         yield "This is a replay of recorded answers: it makes no call and costs nothing."
     yield from prepared.rows_notes()
-    is_plain = isinstance(speaking_adapter(student.rules.adapter), PlainChat)
+    is_plain = isinstance(speaking_adapter(student.mixture.rules.adapter), PlainChat)
     if (small := [name for name in pool if pool[name].is_local]) and not is_plain:
         yield (
             f"{', '.join(small)}: small models often break DSPy's reply formats; with one text "

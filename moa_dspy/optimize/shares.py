@@ -209,13 +209,13 @@ def test_share(
         judged: Cost of one comparison by the judge; None without one.
     """
     measured = [outcome for several in outcomes.values() for outcome in several]
-    n_asked = sum(outcome.calls for outcome in measured)
+    n_asked = max(sum(outcome.calls for outcome in measured), 1)
     needed = n_test * max(1.5 * len(outcomes), 1 + max(possible_calls, default=0))
     per_call = {
         "calls": 1.0,
-        "tokens": sum(outcome.tokens for outcome in measured) / max(n_asked, 1),
-        "usd": sum(outcome.usd for outcome in measured) / max(n_asked, 1),
-        "seconds": sum(outcome.seconds for outcome in measured) / max(n_asked, 1) / num_threads,
+        "tokens": sum(outcome.tokens for outcome in measured) / n_asked,
+        "usd": sum(outcome.usd for outcome in measured) / n_asked,
+        "seconds": sum(outcome.seconds for outcome in measured) / n_asked / num_threads,
     }
     # Each agent, the pick, three baselines, and the pick against the best single agent.
     judging = (judged or Cost()) * (n_test * (len(outcomes) + 5))
@@ -376,18 +376,17 @@ def check_budget(
         needed = smallest_limit(options, name, costs, n_val, n_test, getattr(judging, name))
         smallest = getattr(spent, name) + needed
         if limit is not None and smallest > limit:
-            needs = rounded_up(smallest)
-            raise _too_small(name, limit, needs, n_agents=len(probed), splits=splits)
+            raise _too_small(name, limit, smallest, n_agents=len(probed), splits=splits)
 
 
 def _too_small(
     name: str, limit: float, smallest: float, *, n_agents: int, splits: Splits
 ) -> StudyError:
-    about = "" if name == "calls" else "about "
+    least = f"{'' if name == 'calls' else 'about '}{rounded_up(smallest):.10g} at least"
     return StudyError(
-        f"`budget.{name}` is {limit:.10g}, but a verdict needs {about}{smallest:.10g} at least: "
-        f"for {n_agents} single agents on {len(splits.val)} val rows, and the pick and the best "
-        f"single agent on {len(splits.test)} test rows. Allow that much, or give fewer rows."
+        f"`budget.{name}` is {limit:.10g}, but a verdict needs {least}: for {n_agents} single "
+        f"agents on {len(splits.val)} val rows, and the pick and the best single agent on "
+        f"{len(splits.test)} test rows. Allow that much, or give fewer rows."
     )
 
 
@@ -414,7 +413,7 @@ def smallest_limit(
     tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
     needed = judging + sum(costs[agent] * n for agent, n in n_val.items()) + sum(tested[:n_tested])
     needed = needed / options.num_threads if name == "seconds" else needed
-    return needed + (needed > 0) * _reserve(options, name)
+    return needed + (needed > 0) * _reserve(options, name, max(costs.values()))
 
 
 def _n_unknown(
@@ -430,8 +429,8 @@ def _n_unknown(
     return len(rows) - n_known
 
 
-def _reserve(options: SearchOptions, name: str) -> float:
-    """Return what must be left for the last calls, which reserve their longest answers."""
+def _reserve(options: SearchOptions, name: str, most: float) -> float:
+    """Return what must be left for the last calls: their longest answers, or the slowest's time."""
     longest = {agent: options.pool[agent].max_tokens for agent in options.space.agents}
     if name == "tokens":
         return float(options.num_threads * max(longest.values()))
@@ -439,7 +438,7 @@ def _reserve(options: SearchOptions, name: str) -> float:
         prices = {agent: options.pool.price(agent) for agent in longest}
         costs = [price.usd(0, longest[agent]) for agent, price in prices.items() if price]
         return options.num_threads * max(costs, default=0.0)
-    return 0.0
+    return most + 5.0 if name == "seconds" else 0.0  # 5 s are this process's own work
 
 
 def rounded_up(value: float) -> float:

@@ -32,6 +32,7 @@ from moa_dspy.data import (
 )
 from moa_dspy.data.discover import TableFaults
 from moa_dspy.errors import DataError, PoolError, StudyError
+from moa_dspy.optimize.evaluate import mixtures_of
 from moa_dspy.optimize.metric import CheckedMetric, check_metric
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.study_file import StudyFile, read_study
@@ -160,6 +161,28 @@ class PreparedStudy:
         if fields:
             outputs = [{name: row.get(name, None) for name in fields} for row in rows]
             yield from TableFaults.of([dict(row.inputs()) for row in rows], outputs).lines()
+
+    def program_notes(self, program: dspy.Module) -> Iterator[str]:
+        """Yield warnings about a program of the user's own that holds the mixture."""
+        if self.study.task.program is None:
+            return
+        yield (
+            "The estimate counts the tokens of the rows only: what the program adds to the "
+            "predictor's prompt, and the calls of its other modules, are not known before it "
+            "runs."
+        )
+        mixtures = mixtures_of(program, with_frozen=True)
+        places = tuple(f"{path.removeprefix('self.')}." for path in mixtures)
+        alone = [
+            n
+            for n, p in program.named_predictors()
+            if p.lm is None and not f"{n}.".startswith(places)
+        ]
+        if alone and dspy.settings.lm is None:
+            yield (
+                f"No LM is configured for {', '.join(alone)}: the program fails unless it sets one "
+                "itself. Its module may call `dspy.configure(lm=...)`, or set the predictor's `lm`."
+            )
 
     @cached_property
     def digests(self) -> dict[str, str]:

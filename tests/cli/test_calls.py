@@ -86,6 +86,17 @@ def test_without_json_it_is_a_table(run: Run, store: CallStore) -> None:
     ]
 
 
+def test_a_price_that_may_be_unknown_is_not_shown_as_0(run: Run, store: CallStore) -> None:
+    store.put(replace(call(7, "free"), usd=0.0))
+    assert shown(run, "--agent", "free") == {"free": (1, 0, None, 0), "all": (1, 0, None, 0)}
+    assert shown(run)["all"] == (5, 1, 1.5, 1)
+    said = run("calls", "calls.sqlite").stdout
+    assert [line.split("│")[6].strip() for line in said.splitlines() if "free" in line] == ["—"]
+    assert "usd —: no call of the agent has a price above 0; it was 0 or unknown." in said
+    asked = run("calls", "calls.sqlite", "--agent", "free", "--prune").stderr
+    assert "it would be 1 calls whose price is 0 or unknown." in asked
+
+
 def test_calls_are_exported_and_imported(
     run: Run, store: CallStore, calls: list[Call], tmp_path: Path
 ) -> None:

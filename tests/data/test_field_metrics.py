@@ -61,6 +61,10 @@ def test_f1_counts_words_as_squad_does() -> None:
         ("0.5", "1/2", 0.0, 1),
         ("12 %", "about 12%", 0.0, 1),
         ("7", "no number", 0.5, 0),
+        # A hyphen between two numbers is no sign.
+        ("5-10", "10", 0, 1),
+        ("5-10", "-10", 0, 0),
+        ("x=-10", "-10", 0, 1),
         ("-5", "It fell to -5 degrees", 0.0, 1),
     ],
 )

@@ -348,14 +348,18 @@ class CallFilter:
 
 @dataclass(frozen=True, slots=True)
 class AgentSummary:
-    """Totals of an agent's calls; ``paid_twice`` counts answers that were stored too late."""
+    """Totals of an agent's calls; ``paid_twice`` counts answers that were stored too late.
+
+    ``usd`` is None if calls were answered and none has a price: a store does not tell a price of 0
+    from one that is unknown.
+    """
 
     agent: str
     calls: int
     failed: int
     prompt_tokens: int
     completion_tokens: int
-    usd: float
+    usd: float | None
     seconds: float
     paid_twice: int
     paid_twice_usd: float
@@ -374,9 +378,10 @@ def summaries(database: Database, calls: CallFilter) -> list[AgentSummary]:
     query = f"SELECT agent, count(*), sum(usd) FROM paid_twice WHERE {where} GROUP BY agent"
     twice = {agent: (int(n), float(usd)) for agent, n, usd in database.rows(query, values)}
     agent_summaries = [
-        AgentSummary(agent, int(n), int(failed), int(prompt), int(answer), usd, seconds, *late)
+        AgentSummary(agent, int(n), int(failed), int(prompt), int(answer), known, seconds, *late)
         for agent, n, failed, prompt, answer, usd, seconds in rows
         for late in [twice.get(agent, (0, 0.0))]
+        for known in [None if usd == 0 and n > failed else usd]
     ]
     return sorted(agent_summaries, key=lambda summary: summary.agent)
 

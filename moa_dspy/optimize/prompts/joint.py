@@ -9,6 +9,7 @@ from typing import Any, Final
 import dspy
 
 from moa_dspy.architecture import Architecture
+from moa_dspy.calls.scope import call_scope
 from moa_dspy.data.splits import with_ids
 from moa_dspy.errors import BudgetReachedError, DataError, LayerFailedError, StudyError
 from moa_dspy.optimize.evaluate import Evaluator, Student
@@ -161,7 +162,9 @@ class JointSearch:
             if not registry.has_room:
                 break
             try:
-                entry = self._tuned(options, registry, architecture)
+                # The search's table counts these calls too, beside the cache's own.
+                with call_scope(table=self.evaluator.node_cache.table):
+                    entry = self._tuned(options, registry, architecture)
             except BudgetReachedError as error:
                 notes.append(f"Tuning of prompts ended: {error}")
                 break

@@ -147,7 +147,7 @@ class _UnloggedCalls(BaseCallback):
         scope = current_scope()
         # Agents are asked about an example; threads of an optimizer have another log.
         if scope.example is None and not (is_logged and scope.log is self._scope.log):
-            self._scope.log.append(CallFacts("", 0, 0, 0.0, 0.0, is_reused=False))
+            self._scope.note(CallFacts("", 0, 0, 0.0, 0.0, is_reused=False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -399,3 +400,15 @@ def test_a_key_in_a_field_of_an_agent_is_not_shown(write_study: Make, tmp_path: 
     with pytest.raises(PoolError, match=r"agents\[0\]\.max_tokens: .* got a text of 10") as caught:
         run_study(study, out=tmp_path / "out")
     assert "sk-planted" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_smallest_budget_of_seconds_reaches_a_verdict(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    study = write_study(("[search]", "[budget]\nseconds = 0.5\n[search]"))
+    with pytest.raises(StudyError, match=r"needs about [0-9.]+ at least") as refused:
+        run_study(study, out=tmp_path / "one")
+    (least,) = re.findall(r"about ([0-9.]+) at least", str(refused.value))
+    study = write_study(("[search]", f"[budget]\nseconds = {least}\n[search]"))
+    assert run_study(study, out=tmp_path / "two").verdict.n > 12  # rows of val

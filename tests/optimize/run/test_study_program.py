@@ -131,6 +131,14 @@ def test_the_predictor_is_searched_and_the_whole_program_is_scored(folder: Path)
     assert program(question="new 41").final == "41"
 
 
+def test_a_check_says_which_other_predictors_have_no_model(folder: Path) -> None:
+    module = folder / "my_rag_program.py"
+    own = 'self.rewrite = self.other = dspy.Predict("question -> query")'
+    module.write_text(RAG.replace("        self.answer", f"        {own}\n        self.answer", 1))
+    found = check_before(PreparedStudy.read(folder / "study.toml"))
+    assert [note for note in found.notes if "No LM is configured for rewrite: " in note]
+
+
 @pytest.mark.parametrize("name", ["Rag", "made", "Async"])
 def test_a_check_is_free_and_a_probe_counts_the_predictor_s_own_prompt(
     folder: Path, name: str
@@ -138,6 +146,7 @@ def test_a_check_is_free_and_a_probe_counts_the_predictor_s_own_prompt(
     path = change(folder, ":Rag", f":{name}")
     found = check_before(PreparedStudy.read(path))
     assert any("not known before" in note for note in found.notes)
+    assert not any("No LM" in note for note in found.notes)
     probed = check_before(PreparedStudy.read(path), asks=True)
     assert [agent.prompt_tokens["likely"] for agent in probed.agents] == [30, 30]
     assert [agent.failure for agent in probed.agents] == [None, None]

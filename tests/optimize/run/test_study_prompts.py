@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def test_prompts_of_a_study_file_are_searched_tuned_and_told(
     assert any(trial.architecture.endswith("; prompt=tuned-1)") for trial in first.trials)
     assert first.notes[-1].startswith("Tuning of prompts took 12 answers of proposers")
     n_asked = len(server.asked)
+    # The calls of tuning stand in the table of the report too.
+    assert n_asked == first.calls_made == made_in_table(tmp_path / "one")
     again = run_study(study, out=tmp_path / "one", storage=storage)
     assert len(server.asked) == n_asked
     assert said(again) == said(first)
@@ -66,6 +69,8 @@ def test_what_an_optimizer_of_prompts_prints_is_in_a_file_and_not_over_the_progr
         [*command, str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
+    # Of GEPA and MIPROv2 an agent writes the prompts, and its calls are counted as an agent's.
+    assert made_in_table(tmp_path / "out") == len(server.asked)
     log = (tmp_path / "out" / "prompts.log").read_text("utf-8")
     assert len(log) > 200
     # Lines of progress: a few per stage. GEPA alone prints a page per prompt that it tries.
@@ -88,6 +93,30 @@ def test_a_log_that_cannot_be_written_ends_the_study_and_nothing_paid_is_lost(
     found = run_study(study, out=out, resume=True)
     assert found.calls_made == len(server.asked) > n_asked
     assert log.read_text("utf-8")
+
+
+def made_in_table(out: Path) -> int:
+    """Return the number of calls made by the table of a run's report."""
+    return sum(row["made"] for row in json.loads((out / "answers.json").read_text())["calls"])
+
+
+def test_a_request_that_is_sent_again_counts_twice_in_the_table_as_in_the_total(
+    server: Any, write_study: Make, tmp_path: Path
+) -> None:
+    by_rule, failed = server.reply, set()
+
+    def reply(body: dict[str, Any]) -> Reply:
+        answer: Reply = by_rule(body)
+        text = body["messages"][-1]["content"]
+        if body["model"] == "e1" and "val 3" in text and text not in failed:
+            failed.add(text)
+            return Reply(status=500)
+        return answer
+
+    server.reply = reply
+    found = run_study(write_study(), out=tmp_path / "out")
+    assert failed
+    assert len(server.asked) == found.calls_made == made_in_table(tmp_path / "out")
 
 
 def with_optimizer(server: Any, write_study: Make, optimizer: str) -> Path:

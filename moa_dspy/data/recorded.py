@@ -303,7 +303,7 @@ def read_answers(
 def _found_columns(path: Path, row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:
     """Return the table's column for each of ``ANSWER_COLUMNS`` that it has."""
     known = {c.strip().casefold(): c for c in reversed([*row])} | {c: c for c in row}
-    columns = {key: named.get(key, known.get(key, key)) for key in ANSWER_COLUMNS}
+    columns = {key: known.get(name := named.get(key, key), name) for key in ANSWER_COLUMNS}
     present = {key: column for key, column in columns.items() if column in row}
     missing = [key for key in (*NEEDED, *named) if key not in present]
     if missing or not present.keys() & set(GRADED):

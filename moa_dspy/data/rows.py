@@ -85,6 +85,8 @@ def make_examples(
         raise DataError(f"{source} has no rows.")
     _check_columns(raw, source, names)
     records = [(where, _renamed(row, names)) for where, row in raw]
+    if both := sorted({*inputs} & {*(outputs or ())}):
+        raise DataError(f"{source}: {both[0]!r} cannot be both an input and an output.")
     if outputs is None:
         outputs = [_GOLD] if any(_GOLD in row for _, row in records) else []
     # A column `id` is renamed if it does not identify the rows; these are then numbered.

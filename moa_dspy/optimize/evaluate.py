@@ -260,7 +260,8 @@ class Evaluator:
         outcomes = self._outcomes.setdefault(architecture, {})
         # As items: DSPy's attribute access is slow, and this reads all rows every time.
         if missing := [row for row in rows if row["id"] not in outcomes]:
-            self._run(self._program(architecture), missing)
+            with dspy.context(trace=None):  # the caller's has no answers of a search
+                self._run(self._program(architecture), missing)
             self.node_cache.kept.flush()
         measured = tuple([outcomes[row["id"]] for row in rows])
         return measured if self.judging is None else self.judging.scored(measured)

@@ -321,7 +321,9 @@ class DataTable(Table):
         """Read the rows, all splits in one list."""
         if self.reader is not None:
             # The questions alone: a table without scores is scored where the metric is known.
-            table = read_answers(self.path or Path(), columns=self.columns, matches=lambda *_: 0.0)
+            split = {} if self.split_column is None else {"split": "split"}
+            columns = {**split, **(self.columns or {})}
+            table = read_answers(self.path or Path(), columns=columns, matches=lambda *_: 0.0)
             return table.examples()
         if self.benchmark is not None:
             return BENCHMARKS[self.benchmark].read(self.path, split=self.split)
@@ -340,10 +342,10 @@ class DataTable(Table):
         Raises:
             StudyError: If the table does not define the splits.
         """
-        if self.split_column is None and self.sizes is None:
+        if (self.split_column is None) == (self.sizes is None):
             raise StudyError(
-                "`data` needs `split_column` or `sizes`, which divide the rows into the three "
-                "splits."
+                "`data` needs either `split_column` or `sizes`, which divide the rows into the "
+                "three splits."
             )
         sizes = self.sizes.model_dump(exclude_none=True) if self.sizes else None
         splits = split_rows(self.read(), column=self.split_column, sizes=sizes, seed=seed)
@@ -380,10 +382,6 @@ def with_recorded_task(content: Mapping[str, Any]) -> Mapping[str, Any]:
         named = {"split": column, **(data.get("columns") or {})}
         tables["data"] = {**data, "split_column": "split", "columns": named}
     combines = tables["space"].setdefault("combines", ["vote"])
-    if tables["space"].get("rankers"):
-        raise StudyError(
-            "`space.rankers` cannot be set for recorded answers: no agent can read the others."
-        )
     if not set(combines) <= {"vote", "select"}:
         raise StudyError(
             f"`space.combines` of recorded answers can only be vote and select, but is {combines}: "

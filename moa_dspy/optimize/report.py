@@ -132,9 +132,10 @@ def _estimate(estimate: StudyEstimate) -> str:
     low, high = estimate.low or estimate, estimate.high or estimate
     judged = f" ({estimate.judge_calls:,.0f} of them by the judge)" if estimate.judge_calls else ""
     calls = about(estimate.calls, low.calls, high.calls, _whole)
+    time = about(estimate.seconds, low.seconds, high.seconds, duration)
     whole = (
         f"The whole study takes {calls} calls{judged}, {paid_about(estimate, low, high)}, "
-        f"{about(estimate.seconds, low.seconds, high.seconds, duration)} without stored answers"
+        f"{time if estimate.seconds else 'an unknown time'} without stored answers"
     )
     unit, most = estimate.capped_by, estimate.ceiling
     if unit is None or most is None:

@@ -78,8 +78,8 @@ class ModelSearch(Teleprompter):
     Single agents are measured first, as they are layer 1 of every mixture. A surrogate model
     learns from the trials how performance and diversity affect the score; the architecture
     with the highest expected improvement per call is measured next. The pick is the vote of
-    the best agents, or the best agent alone, unless another architecture is better by more
-    than chance explains (``selection.choose``). The pick is compared once, on the test rows,
+    the best agents, or the best agent alone, unless another architecture is better by cross-
+    fitting or beyond chance (``selection.choose``). The pick is compared once, on the test rows,
     with the best single agent, Self-MoA, top-k, a random search of equal size and the oracle.
     After ``compile``, ``result`` holds all of this, and ``study`` is Optuna's study.
 

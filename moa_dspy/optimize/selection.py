@@ -1,6 +1,7 @@
-"""The rule of the pick: the incumbent, unless another architecture is better beyond noise.
+"""The rule of the pick: the incumbent, unless another architecture is better.
 
-The incumbent is the best vote of single agents with equal weights, or the best single agent.
+Better on rows with which it was not chosen, or beyond noise. The incumbent is the best vote of
+single agents with equal weights, or the best single agent.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from moa_dspy.errors import DataError, PoolError, StudyError
 from moa_dspy.optimize.evaluate import mixtures_of
 from moa_dspy.optimize.metric import CheckedMetric, check_metric
 from moa_dspy.optimize.prompts.joint import with_prompts
+from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.study_file import StudyFile, read_study
 from moa_dspy.pool import Pool
 from moa_dspy.testing import recorded_pool
@@ -49,7 +50,7 @@ class PreparedStudy:
         splits: Its rows, each with an id.
         metric: The metric of an answer.
         agents: Agents that can be called on this machine.
-        notes: A note on each agent that is left out.
+        notes: Notes on agents and questions that are left out.
         recording: Answers that were recorded elsewhere.
         recorded: The agents' answers, if the rows are a table of answers.
     """
@@ -86,9 +87,11 @@ class PreparedStudy:
     @classmethod
     def _of_answers(cls, study: StudyFile, splits: Splits, metric: Any) -> PreparedStudy:
         """Return the study of a table of answers, whose agents are the pool."""
-        checked, path = CheckedMetric.of(metric), study.data.path or Path()
+        checked, path, has_scores = CheckedMetric.of(metric), study.data.path or Path(), True
 
         def matches(gold: Any, answer: str) -> float:
+            nonlocal has_scores
+            has_scores = False
             row = dspy.Example(id=gold, answer=gold, gold=gold).with_inputs()
             # What the agent returns of it: no thought and no end token.
             returned = without_closing(without_thought(study.signature, answer)).strip() or answer
@@ -97,17 +100,28 @@ class PreparedStudy:
         recorded = read_answers(path, columns=study.data.columns, matches=matches)
         limits, named = asdict(study.limits), study.search.get("objectives", ())
         for cost in ("usd", "seconds"):
-            if (cost in named or limits[cost] is not None) and not recorded.knows(cost):
+            is_aim = cost in named or limits[cost] is not None
+            is_budget = cost == "usd" and study.budget.usd is not None
+            if (is_aim or is_budget) and not recorded.knows(cost):
                 n = sum(getattr(record, cost) is None for record in recorded.costs.values())
                 reason = f"name its column in `data.columns.{cost}`"
                 if 0 < n < len(recorded.costs):
                     reason = f"it is blank for {n} answers"
                 raise StudyError(
-                    f"{cost} is an objective or a limit, but {path} does not have it for every "
-                    f"answer: {reason}."
+                    f"{cost} is {'an objective or a limit' if is_aim else 'limited by `budget`'}, "
+                    f"but {path} does not have it for every answer: {reason}."
                 )
+        if has_scores and study.task.metric != "answer_match":
+            raise StudyError(
+                f"`task.metric` is {study.task.metric!r}, but {path} has scores, which are used as "
+                "they are: leave out the metric, or the column."
+            )
         agents = tuple(recorded_pool(recorded).values())
-        prepared = cls(study, splits, recorded.metric(), agents, (), None, recorded)
+        _check_no_reader(study.make_space(agents))
+        complete = set.intersection(*map(set, recorded.responses.values()))
+        n = (total := len(recorded.questions)) - len(complete)
+        note = f"Questions left out, as not every agent has an answer to them: {n} of {total}."
+        prepared = cls(study, splits, recorded.metric(), agents, (note,) * (n > 0), None, recorded)
         prepared.check()
         return prepared
 
@@ -259,6 +273,18 @@ def _made(kind: Any, value: Any, folder: Path) -> Any:
         if os.path.isfile(place) and Path(place).is_relative_to(folder.resolve()):
             return dspy.Image.from_path(place)
     return kind.model_validate(value) if isinstance(value, dict) else kind(value)
+
+
+def _check_no_reader(space: SearchSpace) -> None:
+    """Refuse a space in which an agent reads answers, which no recorded agent can."""
+    readers = [a for a in space.listed if a.depth > 1 or a.aggregator_calls_a_model]
+    wrong = [f"{a} in `space.listed`" for a in readers]
+    wrong += [f"`space.max_depth` = {space.max_depth}"] if space.max_depth > 1 else []
+    wrong += ["`space.rankers`"] if space.rankers else []
+    if wrong:
+        raise StudyError(
+            f"{wrong[0]} cannot be set for recorded answers: no agent can read the others."
+        )
 
 
 def _check_program_inputs(program: Any, row: dspy.Example) -> None:

@@ -249,9 +249,17 @@ class DailySpending:
 
     def refusal(self, error: BudgetReachedError) -> ApiError:
         """Return the error of a request that would spend too much."""
+        limits = self._limits
+        named = {
+            "calls for a key": limits.calls_per_key_per_day,
+            "usd for a key": limits.usd_per_key_per_day,
+            "usd for all keys": limits.usd_per_day,
+        }
+        most = ", ".join(f"{value:g} {name}" for name, value in named.items() if value is not None)
+        left = f"is left of today's spending limit ({most})" if most else f"is allowed: {error}"
         return ApiError(
-            "This answer might take more than is left of today's spending limit; a smaller "
-            f"`max_tokens` reserves less. {error}",
+            f"This answer might take more than {left.rstrip('.')}; a smaller `max_tokens` reserves "
+            "less.",
             status=429,
             code="insufficient_quota",
             kind="insufficient_quota",

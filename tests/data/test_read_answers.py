@@ -133,6 +133,26 @@ def test_the_agents_of_a_table_are_the_pool_and_their_costs_are_known(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "sizes = { train = 1, val = 10, test = 9 }",
+            'split_column = "split"',
+            "no column for split",
+        ),
+        ("sizes", 'split_column = "split"\nsizes', "`data` needs either `split_column` or `sizes`"),
+    ],
+)
+def test_the_splits_of_a_table_are_in_a_column_or_drawn(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = study(tmp_path)
+    path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+    with pytest.raises((DataError, StudyError), match=message):
+        PreparedStudy.read(path)
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["[limits]", "seconds = 1"], "seconds is an objective or a limit, but .*t.csv does not"),
@@ -141,6 +161,12 @@ def test_the_agents_of_a_table_are_the_pool_and_their_costs_are_known(tmp_path: 
             "`space.combines` of recorded answers can only be",
         ),
         (["[space]", 'rankers = ["a"]'], "`space.rankers` cannot be set for recorded answers"),
+        (["[space]", "max_depth = 2"], "`space.max_depth` = 2 cannot be set for recorded answers"),
+        (
+            ["[space]", 'listed = ["a + b > vote", "a + b > knockout(a)"]'],
+            r"a \+ b > knockout\(a\) in `space.listed` cannot be set for recorded answers",
+        ),
+        (["[task]", 'metric = "exact_match"'], "`task.metric` is 'exact_match', but .* has scores"),
         (['[[agents]]\nname = "x"\nmodel = "y"'], "`agents` cannot be set with `data.reader`"),
     ],
 )
@@ -149,6 +175,13 @@ def test_what_a_table_cannot_do_is_an_error_at_once(
 ) -> None:
     with pytest.raises(StudyError, match=message):
         PreparedStudy.read(study(tmp_path, *lines))
+
+
+def test_a_budget_of_usd_needs_the_usd_of_every_answer(tmp_path: Path) -> None:
+    without = [{key: value for key, value in row.items() if key != "usd"} for row in ROWS]
+    path = study(tmp_path, "[budget]", "usd = 1.0", rows=without)
+    with pytest.raises(StudyError, match=r"usd is limited by `budget`, but .*t.csv does not have"):
+        PreparedStudy.read(path)
 
 
 def test_other_answers_are_another_study(tmp_path: Path) -> None:
@@ -192,6 +225,13 @@ def test_an_answer_without_a_score_leaves_its_question_out_and_says_so(
     assert [row.id for row in found.examples()] == ["1", "2"]
     assert "1 of 3, such as '3', which lacks b" in caplog.text
     assert found.knows("usd")
+
+
+def test_the_questions_that_are_left_out_are_in_the_report(tmp_path: Path) -> None:
+    rows = [*ROWS, {**ROWS[0], "q": "3"}]
+    note = "Questions left out, as not every agent has an answer to them: 10 of 30."
+    assert PreparedStudy.read(study(tmp_path, rows=rows)).notes == (note,)
+    assert PreparedStudy.read(study(tmp_path)).notes == ()
 
 
 @pytest.mark.slow

@@ -217,3 +217,9 @@ def test_reading_rows_loads_no_heavy_library() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_field_is_no_input_and_output_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path, lines(*ROWS))
+    with pytest.raises(DataError, match=r"'question' cannot be both an input and an output"):
+        read_rows(path, inputs=["question"], outputs=["question"])

@@ -83,6 +83,7 @@ def test_pool_settings_and_student_are_what_they_were(
     pool = experts()
     mixture, ledger = student(pool), pool.calls.ledger
     before = (mixture.dump_state(), str(mixture.architecture), dict(dspy.settings.config))
+    n_traced = len(dspy.settings.trace)
     search = ModelSearch(metric, pool, n_trials=6, budget=Budget(calls=200))
     splits = {"trainset": [], "valset": rows("val", N_VAL), "testset": rows("test", N_TEST)}
     if fails:
@@ -92,6 +93,7 @@ def test_pool_settings_and_student_are_what_they_were(
         search.compile(mixture, **splits)
     assert (mixture.dump_state(), str(mixture.architecture), dict(dspy.settings.config)) == before
     assert (pool.calls.ledger, ledger.budget) == (ledger, Budget())
+    assert len(dspy.settings.trace) == n_traced
     # Nothing is refused: no share of the search is in force any more.
     assert mixture(question="new 7").answer == "7"
 

@@ -234,7 +234,9 @@ def test_money_is_refused_before_it_is_spent() -> None:
         refused = client.post(CHAT, json=body())
         assert refused.status_code == 429
         # Nothing is spent yet, so no limit is reached.
-        assert "might take more than is left of today's" in refused.json()["error"]["message"]
+        message = refused.json()["error"]["message"]
+        assert "more than is left of today's spending limit (1 usd for all keys)" in message
+        assert "reached" not in message
         assert client.post(CHAT, json=body(max_tokens=10)).status_code == 200
     assert pool.calls.ledger.spending.made == 1
 

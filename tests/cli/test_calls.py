@@ -40,7 +40,7 @@ def store(tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch) ->
     return made
 
 
-def shown(run: Run, *arguments: str) -> dict[str, tuple[int, int, float, int]]:
+def shown(run: Run, *arguments: str) -> dict[str, tuple[int, int, float | None, int]]:
     done = run("calls", "calls.sqlite", *arguments, "--json")
     assert done.exit_code == 0, done.stderr
     content = json.loads(done.stdout)

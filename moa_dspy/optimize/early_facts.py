@@ -322,7 +322,7 @@ class EarlyFacts:
         """True if agents agree against the leader on so few rows that votes cannot pay.
 
         On free text no two answers are equal: a vote then returns its tie-breaker's answer at the
-        price of several calls. The search proposes no such votes, and picks only tried ones.
+        price of several calls. None is tried as one of the best, and only tried ones are picked.
         """
         return self.contested is not None and self.contested < IDLE
 

@@ -89,11 +89,13 @@ def _solved_lines(early: EarlyFacts) -> Iterator[str]:
         "agents' answers; a synthesis can exceed this, as it writes its own."
     )
     if early.is_vote_idle:
-        untried = "no vote is tried" if early.are_answers_unlike else "no vote is searched for"
+        untried, rest = "none is tried as one of the best votes", "baselines, proposals and listed"
+        if early.are_answers_unlike:
+            untried, rest = "no vote is searched for", "baselines and listed"
         yield (
             f"Two agents agree against {early.leader} on {points(early.contested or 0.0)} % of "
             "the questions only: elsewhere a vote is the answer of its tie-breaker, for several "
-            f"calls. For that reason {untried}."
+            f"calls. For that reason {untried}; {rest} architectures can still be votes."
         )
     if early.lead is not None:
         yield _dominance(early, early.lead)

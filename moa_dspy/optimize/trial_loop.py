@@ -374,17 +374,17 @@ class TrialLoop:
         Only where a cost of a question is an objective or has a limit, and by a rule that loses
         next to nothing on redrawn answers; see ``stopping_vote``.
         """
-        options, space = self.options, self.options.space
+        options, space, asks_all = self.options, self.options.space, not self.singles.stops_early
         if not options.compared_costs:
             return
         # Of rules that ask as few, the most cautious.
         stops: list[StopRule] = [("lead", share) for share in sorted(space.lead, reverse=True)]
         stops.extend(("agree", n) for n in sorted(space.agree, reverse=True))
         whole = (arch for arch in votes if arch.combine == "vote" and arch.chooses_among_singles)
+        gain = options.min_gain
         for vote in islice(whole, N_VOTES):
-            stopping = stopping_vote(evidence, vote, stops, min_gain=options.min_gain)
-            if stopping is not None:
-                yield stopping
+            if found := stopping_vote(evidence, vote, stops, min_gain=gain, asks_all=asks_all):
+                yield found
 
     def _tuned(self, number: int) -> list[Architecture]:
         """Tune the prompts of the best mixtures; return the mixtures with them."""

@@ -6,7 +6,7 @@ the check that the scores can tell systems apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, combinations, islice
 from math import comb
@@ -29,42 +29,48 @@ _Floats = NDArray[np.float64]
 
 
 def vote_ceiling(ballots: Ballots, *, max_width: int) -> float:
-    """Return a score that no plurality vote of up to ``max_width`` agents beats on these rows.
+    """Return a score that no vote of up to ``max_width`` agents, weighing one each, beats here.
 
-    In [0, 1]. Every set of agents is tried, with ties decided for the better answer. If there
-    are too many sets, an upper bound is returned that the best set may not reach.
+    In [0, 1]. Every set of agents is tried; its best agents decide ties, as in all votes of a
+    search. If there are too many sets, an upper bound is returned that the best may not reach.
 
     Args:
         ballots: Answers of each agent alone.
         max_width: Maximum number of members of a vote, at least 1; a vote of one is that agent.
     """
-    width = min(max_width, len(ballots.agents))
+    ballots, width = ballots.ranked(), min(max_width, len(ballots.agents))
     members, values, starts = _answers(ballots)
     if not starts.size:
         return 0.0
-    n_sets = sum(comb(len(ballots.agents), k) for k in range(1, width + 1))
-    n_rows = ballots.codes.shape[1]
-    if n_sets * values.size > MOST_CELLS:
-        return _best_cover(np.where(ballots.codes >= 0, ballots.scores, 0.0), width)
-    best = 0.0
-    sets = _sets(len(ballots.agents), width)
+    n, sizes = len(ballots.agents), range(1, width + 1)
+    if sum(comb(n, k) for k in sizes) * values.size > MOST_CELLS:
+        return _bound(ballots, width)
+    best, n_answers = 0.0, np.diff(starts, append=values.size)
+    # Of as many votes, those with the best member are more: 1/2 is more than 1/4 + 1/8 + ...
+    counts = 1 + 0.5 ** np.array(sizes)
+    sets = chain.from_iterable(combinations(range(n), k) for k in sizes)
     while block := list(islice(sets, _AT_ONCE)):
-        votes = np.zeros((len(ballots.agents), len(block)), np.float32)
+        votes = np.zeros((n, len(block)))
         for column, seats in enumerate(block):
-            votes[list(seats), column] = 1
-        # Twice the votes plus the score: the maximum is the best answer among those tied first.
+            votes[list(seats), column] = counts[: len(seats)]
         standing = members @ votes
-        standing *= 2
-        standing += values[:, None]
-        winner = np.maximum.reduceat(standing, starts, axis=0)
-        won = np.where(winner >= 2, np.mod(winner, 2), 0)
-        best = max(best, float(won.sum(0, dtype=np.float64).max()) / n_rows)
+        most = np.maximum.reduceat(standing, starts, axis=0).repeat(n_answers, axis=0)
+        won = values @ ((standing == most) & (standing > 0))
+        best = max(best, float(won.max()) / ballots.codes.shape[1])
     return best
 
 
-def _answers(
-    ballots: Ballots,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
+def _bound(ballots: Ballots, width: int) -> float:
+    """Bound the score of every vote: an answer of one agent wins only where this decides ties."""
+    given = np.where(ballots.codes >= 0, ballots.scores, 0.0)
+    # Where an agent is silent, another may decide a tie.
+    may_win = _is_shared(ballots.codes) | (ballots.codes < 0).any(0)
+    alone = np.where(may_win, 0.0, given).mean(1).max()
+    together = _best_cover(np.where(may_win, given, 0.0), width)
+    return min(_best_cover(given, width), float(alone) + together)
+
+
+def _answers(ballots: Ballots) -> tuple[_Floats, _Floats, NDArray[np.intp]]:
     """Return the agents that gave each answer, (answers, agents), its score, and each row's start.
 
     Rows on which all answers score 0 are left out, as every vote scores 0 there.
@@ -79,8 +85,8 @@ def _answers(
             starts.append(len(values))
             members += answers
             values += worth
-    table = np.array(members, np.float32).reshape(len(values), len(ballots.agents))
-    return table, np.array(values, np.float32), np.array(starts, np.intp)
+    table = np.array(members, np.float64).reshape(len(values), len(ballots.agents))
+    return table, np.array(values), np.array(starts, np.intp)
 
 
 def _best_cover(scores: _Floats, width: int) -> float:
@@ -93,31 +99,26 @@ def _best_cover(scores: _Floats, width: int) -> float:
     covered = np.zeros(scores.shape[1])
     bound = float(scores.max(0).mean())
     for _ in range(width):
-        gains = np.sort((np.maximum(scores, covered) - covered).mean(1))
-        bound = min(bound, float(covered.mean() + gains[-width:].sum()))
-        covered = np.maximum(
-            covered, scores[(np.maximum(scores, covered) - covered).mean(1).argmax()]
-        )
+        gains = (np.maximum(scores, covered) - covered).mean(1)
+        bound = min(bound, float(covered.mean() + np.sort(gains)[-width:].sum()))
+        covered = np.maximum(covered, scores[gains.argmax()])
     return bound
-
-
-def _sets(n: int, width: int) -> Iterator[tuple[int, ...]]:
-    return chain.from_iterable(combinations(range(n), k) for k in range(1, width + 1))
 
 
 def contested_share(ballots: Ballots, leader: str) -> float:
     """Return the share of rows on which two or more agents agree against ``leader``."""
     own = ballots.codes[ballots.agents.index(leader)]
-    same = (ballots.codes[:, None] == ballots.codes).sum(1) > 1
-    against = same & (ballots.codes >= 0) & (ballots.codes != own)
-    return float(against.any(0).mean())
+    return float((_is_shared(ballots.codes) & (ballots.codes != own)).any(0).mean())
 
 
 def agreed_share(ballots: Ballots) -> float:
     """Return the share of rows on which any two agents give the same answer."""
-    codes = ballots.codes
-    same = ((codes[:, None] == codes) & (codes >= 0)).sum(1) > 1
-    return float(same.any(0).mean())
+    return float(_is_shared(ballots.codes).any(0).mean())
+
+
+def _is_shared(codes: NDArray[np.int16]) -> NDArray[np.bool_]:
+    n_givers: NDArray[np.intp] = ((codes[:, None] == codes) & (codes >= 0)).sum(1)
+    return n_givers > 1
 
 
 COSTS: Final = ("usd", "seconds", "calls")
@@ -157,12 +158,9 @@ def middle_of(simulations: Sequence[Mapping[str, Cost]]) -> dict[str, Cost]:
     n_cut = (len(simulations) - 1) // 3
     for unit in (cost_field.name for cost_field in fields(Cost)):
         ordered = sorted(simulations, key=lambda simulation: getattr(simulation["all"], unit))
+        middle = ordered[n_cut : len(simulations) - n_cut]
         for name, costs in middles.items():
-            some = (
-                getattr(simulation[name], unit)
-                for simulation in ordered[n_cut : len(simulations) - n_cut]
-            )
-            costs[unit] = fmean(some)
+            costs[unit] = fmean(getattr(simulation[name], unit) for simulation in middle)
     return {name: Cost(**costs) for name, costs in middles.items()}
 
 
@@ -283,8 +281,9 @@ class EarlyFacts:
         leader_score: Its mean score, in [0, 1].
         unsolved: Share of rows on which every agent scores below 0.5, with a 95 % interval.
         ceiling: Mean of the best score of each row: the maximum of any choice among the answers.
-        vote_ceiling: Score that no vote of one set of agents, one sample each and as many as the
-            space allows, exceeds; None if no vote may be tried or answers are not ballots.
+        vote_ceiling: Score that no vote of one set of agents, with equal weights, one sample each
+            and ties to the best agent, exceeds; None if no vote may be tried or answers are not
+            ballots.
         agreed: Share of rows on which two or more agents give the same answer; None if no vote may
             be tried.
         contested: Share of rows on which two or more agents give the same answer, other than the
@@ -322,7 +321,7 @@ class EarlyFacts:
         """True if agents agree against the leader on so few rows that votes cannot pay.
 
         On free text no two answers are equal: a vote then returns its tie-breaker's answer at the
-        price of several calls. The search proposes no such votes, and picks only tried ones.
+        price of several calls. None is tried as one of the best, and only tried ones are picked.
         """
         return self.contested is not None and self.contested < IDLE
 

@@ -380,20 +380,28 @@ NEGLIGIBLE: Final = 1 / 6
 
 
 def stopping_vote(
-    evidence: Evidence, vote: Architecture, stops: Sequence[StopRule], *, min_gain: float
+    evidence: Evidence,
+    vote: Architecture,
+    stops: Sequence[StopRule],
+    *,
+    min_gain: float,
+    asks_all: bool = False,
 ) -> Architecture | None:
     """Return the vote with the admitted stopping rule that makes the fewest calls.
 
     The loss is computed on redrawn answers, without calls. A rule is admitted if a loss of a sixth
     of ``min_gain`` is excluded at 5 %. None if no rule is admitted, or none saves a call.
+    ``asks_all``: members are asked at once, so that no lead saves a call.
     """
     members, ballots = vote.layers[-1], evidence.ballots
     # If a larger group agrees, the remaining members cannot change the answer anyway.
-    fit = [stop for stop in stops if stop[0] == "lead" or stop[1] <= len(members) // 2]
+    most: dict[str, float] = {"lead": 0 if asks_all else 1, "agree": len(members) // 2}
+    fit = [stop for stop in stops if stop[1] <= most[stop[0]]]
     if ballots is None or len(members) < 3 or not fit:
         return None
     best_first = tuple(sorted(members, key=evidence.ranking.index))
-    stopping = stop_early(ballots, best_first, fit, dict(vote.weights), seed=evidence.seed)
+    weights, seed = dict(vote.weights), evidence.seed
+    stopping = stop_early(ballots, best_first, fit, weights, seed=seed, asks_all=asks_all)
     is_fair = stopping.gains - CAUTION * stopping.errors >= -NEGLIGIBLE * min_gain
     calls = np.where(is_fair, stopping.calls, inf)
     if calls.min() >= stopping.exact_calls:

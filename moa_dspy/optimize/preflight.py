@@ -35,6 +35,7 @@ from moa_dspy.optimize.shares import (
     smallest_limit,
 )
 from moa_dspy.optimize.singles import plan_of
+from moa_dspy.optimize.space.programs import listed_notes, n_listed_untried
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.pool import Pool
 from moa_dspy.prediction import Response
@@ -204,6 +205,8 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         agents = tuple(_probed(agent, whole, inputs, n_counted) for agent in agents)
     if is_paid and prepared.study.task.program is None:
         check_about_one_within(options.limits, {agent.name: agent.cost("low") for agent in agents})
+    n_trials, n_untried = options.n_trials, n_listed_untried(options.space, pool, options.n_trials)
+    listed = listed_notes(options.space, n_untried, n_trials)
     preflight = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
@@ -211,7 +214,7 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         stages=_stages(prepared, options, agents) if is_paid else (),
         smallest={},
         budget=prepared.study.budget,
-        notes=(*options.notes, *prepared.notes, *_notes(prepared, pool, whole, agents)),
+        notes=(*options.notes, *listed, *prepared.notes, *_notes(prepared, pool, whole, agents)),
         has_judge=_n_calls_of_judge(prepared) > 0,
     )
     return replace(preflight, smallest=_smallest(prepared, options, preflight))

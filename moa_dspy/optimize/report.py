@@ -83,17 +83,19 @@ def _solved_lines(early: EarlyFacts) -> Iterator[str]:
         f"{points(early.leader_score)} %. {early.unsolved.percent} of them are solved by no agent."
     )
     vote = early.vote_ceiling
-    votes = "" if vote is None else f"{points(vote)} % by one vote, "
+    votes = "" if vote is None else f"{points(vote)} % by one vote with equal weights, "
     yield (
         f"At best, on these questions: {votes}{points(early.ceiling)} % by choosing among the "
         "agents' answers; a synthesis can exceed this, as it writes its own."
     )
     if early.is_vote_idle:
-        untried = "no vote is tried" if early.are_answers_unlike else "no vote is searched for"
+        untried, rest = "none is tried as one of the best votes", "baselines, proposals and listed"
+        if early.are_answers_unlike:
+            untried, rest = "no vote is searched for", "baselines and listed"
         yield (
             f"Two agents agree against {early.leader} on {points(early.contested or 0.0)} % of "
             "the questions only: elsewhere a vote is the answer of its tie-breaker, for several "
-            f"calls. For that reason {untried}."
+            f"calls. For that reason {untried}; {rest} architectures can still be votes."
         )
     if early.lead is not None:
         yield _dominance(early, early.lead)

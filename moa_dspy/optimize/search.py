@@ -366,7 +366,7 @@ def _result(
         early=early,
         spent=spent,
         stopped_by=loop.stopped_by or loop.singles.stopped_by,
-        notes=(*loop.options.notes, *loop.joint.notes),
+        notes=loop.notes,
         prompts=loop.joint.to_json(loop.trials.records),
         judge=judge,
     )

@@ -169,9 +169,9 @@ def _leader(name: str, outcomes: Sequence[Outcome]) -> Leader:
 
 def _known_of(evaluator: Evaluator, names: Sequence[str], rows: Sequence[Any]) -> dict[str, Any]:
     rules = Student.of(evaluator.student).mixture.rules
-    mixtures = getattr(evaluator, "answers_alone", lambda *_: ())(names, rows)
     found = {"stops_early": rules.stop_early, "deadline_seconds": rules.deadline_seconds}
-    return {**found, "rows": rows, "mixtures": mixtures}
+    known = getattr(evaluator, "answers_alone", lambda *_: ())
+    return {**found, "rows": rows, "mixtures": known(names, rows)}
 
 
 def _expected(row: dspy.Example) -> str:
@@ -260,10 +260,14 @@ class SingleAgents:
         return early_facts(self.scores, ballots=self.ballots, max_width=self.space.max_width)
 
     def searched(self, space: SearchSpace) -> SearchSpace:
-        """Return the space with the ranking of its agents, and without votes on free text."""
+        """Return the space with the ranking of its agents, and without votes that cannot pay."""
         others = tuple(combine for combine in space.combines if combine != "vote")
-        combines = others if others and self.facts.are_answers_unlike else space.combines
-        return replace(space, ranking=self.ranking, combines=combines)
+        facts, is_plain = self.facts, space.max_depth == space.max_samples == 1
+        if others or not (facts.are_answers_unlike or (facts.is_vote_idle and is_plain)):
+            combines = others if others and facts.are_answers_unlike else space.combines
+            return replace(space, ranking=self.ranking, combines=combines)
+        # Nothing but votes: single agents and listed ones are left, and the baselines outside it.
+        return replace(space, ranking=self.ranking, max_depth=0)
 
     @cached_property
     def smoothed(self) -> SmoothedVotes | None:
@@ -342,10 +346,7 @@ class SingleAgents:
         return replace(self.facts, estimate=estimate, judge=judge)
 
     def pair(self, metric: DiversityMetric) -> Callable[[str, str], float]:
-        """Return the function that gives the mean diversity of the answers of two agents.
-
-        It is 0 for two seats of one agent, whose samples have not been compared yet.
-        """
+        """Return the function for the mean diversity of two agents; 0 for two seats of one."""
         texts = {n: [(o.layer or ("",))[0] for o in group] for n, group in self.outcomes.items()}
         pairs = mean_distances(metric, texts)
         return lambda a, b: 0.0 if a == b else pairs[min(a, b), max(a, b)]

@@ -27,7 +27,12 @@ from moa_dspy.optimize.selection import Choice, Evidence, choose
 from moa_dspy.optimize.several import best_program, best_single_of
 from moa_dspy.optimize.shares import BudgetShares
 from moa_dspy.optimize.singles import N_VOTES, SingleAgents
-from moa_dspy.optimize.space.programs import ProgramSpace, baseline_architectures, random_draws
+from moa_dspy.optimize.space.programs import (
+    ProgramSpace,
+    baseline_architectures,
+    listed_notes,
+    random_draws,
+)
 from moa_dspy.optimize.space.rules import combine_features
 from moa_dspy.optimize.storage import make_study
 from moa_dspy.optimize.surrogate.acquisition import Prices
@@ -182,15 +187,10 @@ class TrialLoop:
         """
         return self.ledger.budget == Budget()
 
-    @property
-    def share(self) -> float:
-        """The share of the budget that the trials up to now may use."""
-        return self.share_with(())
-
-    def share_with(self, more: Iterable[Architecture]) -> float:
+    def share_with(self, *more: Architecture) -> float:
         """Return the share of the budget that the trials may use if ``more`` are measured too."""
-        calls: list[float] = [record.calls for record in self.trials.records.values()]
-        calls += [architecture.calls for architecture in more]
+        tried = self.trials.records.values()
+        calls = [*(record.calls for record in tried), *(new.calls for new in more)]
         return self.shares.of_search(calls, part=self.joint.part())
 
     def run(self, *, ends_on_interrupt: bool = False) -> tuple[int, ...]:
@@ -238,14 +238,22 @@ class TrialLoop:
         options, ranking = self.options, self.singles.ranking
         baselines = baseline_architectures(ranking, options.pool, options.space)
         self._measure_given(baselines, "baseline", limit=limit)
-        self.has_tried_votes = self._measure_given(self._promising_votes(), "votes", limit=limit)
+        # Votes are free and come first, but leave room for what the user listed.
+        room = limit - len(self.trials.fresh(options.space.listed, origin="listed"))
+        self.has_tried_votes = self._measure_given(self._promising_votes(), "votes", limit=room)
         self._measure_given(options.space.listed, "listed", limit=limit)
         for number in range(self.joint.n_rounds + 1):
             if number and not self.is_ended_by_user:
                 self._measure_given(self._tuned(number), "prompt", limit=limit)
-            planned = min(limit, round(limit * self.joint.part()))
-            self._measure_proposed(planned)
+            self._measure_proposed(min(limit, round(limit * self.joint.part())))
             phases.append(len(self.trials.records))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the report: on options, on listed architectures, on tuned prompts."""
+        space, n_trials = self.options.space, self.options.n_trials
+        n_untried = 0 if self.stopped_by else len(self.trials.fresh(space.listed, origin="listed"))
+        return (*self.options.notes, *listed_notes(space, n_untried, n_trials), *self.joint.notes)
 
     @property
     def is_ended_by_user(self) -> bool:
@@ -255,7 +263,7 @@ class TrialLoop:
     def choose(self) -> Choice:
         """Pick; a prompt that is not proven better than the aggregator's own is not picked."""
         choice = choose(self.builder.evidence())
-        with spending_under(self.ledger, share=self.share):
+        with spending_under(self.ledger, share=self.share_with()):
             own = self.joint.refused(
                 choice.picked, self.singles.rows, min_gain=self.options.min_gain
             )
@@ -272,14 +280,9 @@ class TrialLoop:
         if self.is_ended_by_user:
             return Baseline("random", None, "not measured, because the search ended early")
         draws = random_draws(self.options.space, self.singles.canonical, self.options.seed)
-        with spending_under(self.ledger, share=self.share + self.options.random_share):
+        with spending_under(self.ledger, share=self.share_with() + self.options.random_share):
             return measure_random_baseline(
-                self.options,
-                self.judge,
-                self.progress,
-                draws,
-                n=n,
-                may_announce=self.may_announce,
+                self.options, self.judge, self.progress, draws, n=n, may_announce=self.may_announce
             )
 
     def _measure_given(
@@ -313,7 +316,7 @@ class TrialLoop:
         trial = self.trials.start(proposal)
         last = LastBlock(partial(self.trials.report, trial))
         try:
-            with spending_under(self.ledger, share=self.share_with([architecture])):
+            with spending_under(self.ledger, share=self.share_with(architecture)):
                 record = self.judge.judge(architecture, proposal.origin, number=number, report=last)
         except BudgetReachedError as error:
             self.stopped_by = str(error)
@@ -332,16 +335,14 @@ class TrialLoop:
         self._call_back(finished)
 
     def _show(self, architecture: Architecture) -> None:
-        records = self.trials.records
+        records, n_rows = self.trials.records, len(self.singles.rows)
         self.progress.show(
             "search",
             current=str(architecture),
             trial=len(records),
             best=self.judge.leader,
             last=next(reversed(records.values()), None),
-            work=StageWork(
-                self.options.n_trials, "trials", len(self.singles.rows), architecture.calls
-            ),
+            work=StageWork(self.options.n_trials, "trials", n_rows, architecture.calls),
         )
 
     def _call_back(self, finished: optuna.trial.FrozenTrial) -> None:
@@ -373,17 +374,17 @@ class TrialLoop:
         Only where a cost of a question is an objective or has a limit, and by a rule that loses
         next to nothing on redrawn answers; see ``stopping_vote``.
         """
-        options, space = self.options, self.options.space
+        options, space, asks_all = self.options, self.options.space, not self.singles.stops_early
         if not options.compared_costs:
             return
         # Of rules that ask as few, the most cautious.
         stops: list[StopRule] = [("lead", share) for share in sorted(space.lead, reverse=True)]
         stops.extend(("agree", n) for n in sorted(space.agree, reverse=True))
         whole = (arch for arch in votes if arch.combine == "vote" and arch.chooses_among_singles)
+        gain = options.min_gain
         for vote in islice(whole, N_VOTES):
-            stopping = stopping_vote(evidence, vote, stops, min_gain=options.min_gain)
-            if stopping is not None:
-                yield stopping
+            if found := stopping_vote(evidence, vote, stops, min_gain=gain, asks_all=asks_all):
+                yield found
 
     def _tuned(self, number: int) -> list[Architecture]:
         """Tune the prompts of the best mixtures; return the mixtures with them."""
@@ -407,10 +408,10 @@ class ProgramLoop(TrialLoop):
     agent takes the place of the one in the best program up to now: see ``best_program``.
     """
 
-    def share_with(self, more: Iterable[Architecture]) -> float:
+    def share_with(self, *more: Architecture) -> float:
         """Return the share of the budget that the trials may use if ``more`` are measured too."""
-        calls: list[float] = [record.calls for record in self.trials.records.values()]
-        calls += [architecture.calls for architecture in more]
+        tried = self.trials.records.values()
+        calls = [*(record.calls for record in tried), *(new.calls for new in more)]
         # A single agent is asked once per mixture, where the shares count one call.
         alone = [fmean(o.calls for o in outcomes) for outcomes in self.singles.outcomes.values()]
         needed = [1.5 * sum(alone) - 1, max(alone) - 1 + max(calls, default=0.0)]

@@ -12,10 +12,12 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import StudyError
+from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize import Limits, ModelSearch, SearchSpace
 from moa_dspy.optimize.report import result_lines
 from moa_dspy.optimize.result import StudyResult
 from moa_dspy.optimize.study_file import StudyFile, read_study
+from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
 Make = Callable[..., Any]
@@ -73,6 +75,22 @@ def test_where_calls_count_the_best_two_are_asked_first(
     if "objectives" in options:
         assert agreeing.architecture in found.front
         assert full.architecture not in found.front  # as right, and it asks more
+
+
+def test_no_lead_is_tried_where_all_members_are_asked_at_once(
+    fails_on: Make, rows: Make, student: Make
+) -> None:
+    def asks_all(pool: Pool) -> MixtureOfAgents:
+        found: MixtureOfAgents = student(pool)
+        found.rules = replace(found.rules, stop_early=False)
+        return found
+
+    found = searched(fails_on, rows, asks_all, lead=(0.5,), objectives=("win_rate", "calls"))
+    votes = [trial for trial in found.result.trials if trial.origin == "votes"]
+    tried = {Architecture.parse(trial.architecture): trial for trial in votes}
+    assert {arch.lead for arch in tried} == {None}
+    # Two agree on three rows of five; elsewhere all five are asked.
+    assert tried[Architecture.parse(FIRST_TWO)].calls == pytest.approx(0.6 * 2 + 0.4 * 5)
 
 
 def test_what_is_as_good_as_the_pick_for_fewer_calls_is_said(

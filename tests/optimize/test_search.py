@@ -6,11 +6,16 @@ from typing import Any
 import dspy
 import pytest
 
+from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import make_splits
 from moa_dspy.errors import PoolError
-from moa_dspy.optimize import Limits, ModelSearch, Snapshot, StudyResult
+from moa_dspy.optimize import Limits, ModelSearch, SearchSpace, Snapshot, StudyResult
 from moa_dspy.optimize.search import run_search
-from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.space.programs import (
+    listed_notes,
+    n_listed_untried,
+    read_architecture,
+)
 from moa_dspy.pool import Pool
 from moa_dspy.testing import scripted_pool
 
@@ -193,6 +198,23 @@ def test_more_agents_than_trials_are_all_measured_and_nothing_else(
     assert [trial.architecture for trial in result.trials] == ["e0", "e1", "e2"]
     (note,) = result.notes
     assert note.startswith("No mixture is tried: each of the 3 agents alone is a trial")
+
+
+@pytest.mark.parametrize(("n_trials", "n_untried"), [(7, 0), (6, 1), (5, 2)])
+def test_listed_architectures_come_before_votes_that_nobody_asked_for(
+    search: Make, experts: Make, n_trials: int, n_untried: int
+) -> None:
+    # Three single agents and the votes of the best two and three; then the listed.
+    listed = [Architecture.parse(f"{name}*2 > vote({name})") for name in ("e1", "e2")]
+    pool = experts()
+    space = SearchSpace(tuple(pool), combines=("vote",), max_depth=1, listed=tuple(listed))
+    result = search(pool, n_trials=n_trials, space=space).result
+    tried = [trial.architecture for trial in result.trials if trial.origin == "listed"]
+    assert tried == list(map(str, listed[: 2 - n_untried]))
+    assert n_listed_untried(space, pool, n_trials) == n_untried
+    said = f"{n_untried} of 2 `listed` architectures are not tried: single agents and baselines"
+    assert [note.startswith(said) for note in result.notes] == [True] * bool(n_untried)
+    assert result.notes == listed_notes(space, n_untried, n_trials)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.errors import ArchitectureError, StudyError
-from moa_dspy.optimize.space.rules import Suggests
+from moa_dspy.optimize.space.rules import Suggests, without_tie_breaker
 from moa_dspy.optimize.space.space import Params, SearchSpace
 
 _BETWEEN: Final = re.compile(r";\s+(?![^()]*\))")
@@ -325,6 +325,26 @@ def baseline_architectures(
             Architecture((layer,) * depth, ranking[0]) for depth in range(1, space.max_depth + 1)
         ]
     return architectures
+
+
+def n_listed_untried(space: SearchSpace, pool: Mapping[str, Any], n_trials: int) -> int:
+    """Return for how many listed architectures ``n_trials`` leaves no room after the baselines."""
+    baselines = baseline_architectures(space.agents, pool, space)
+    given = dict.fromkeys(map(without_tie_breaker, [*baselines, *space.listed]))
+    mixtures = [architecture for architecture in given if architecture.layers]
+    listed = set(map(without_tie_breaker, space.listed))
+    return len(listed.intersection(mixtures[max(0, n_trials - len(space.agents)) :]))
+
+
+def listed_notes(space: SearchSpace, n_untried: int, n_trials: int) -> tuple[str, ...]:
+    """Return a note on listed architectures that are not tried; none if no mixture is tried."""
+    if not n_untried or n_trials <= len(space.agents):
+        return ()
+    return (
+        f"{n_untried} of {len(space.listed)} `listed` architectures are not tried: single agents "
+        f"and baselines come first, and `n_trials` is {n_trials}. Set it to "
+        f"{n_trials + n_untried} or more.",
+    )
 
 
 def with_n_calls(architecture: Architecture, n_calls: int) -> Architecture:

@@ -195,6 +195,8 @@ def stopped_scores(
     weights: NDArray[np.float64],
     first: Sequence[int],
     stops: Sequence[StopRule],
+    *,
+    asks_all: bool = False,
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Return scores and members asked, (rules, columns): of each rule, and of the whole vote last.
 
@@ -204,11 +206,12 @@ def stopped_scores(
         weights: Weights of the members.
         first: Places of the members, best first, in the order in which groups are formed.
         stops: The rules.
+        asks_all: Whether members are asked that cannot change the answer any more.
     """
     won, ahead = _leaders(codes, scores, weights)
     left = weights.sum() - weights.cumsum()
     columns = np.arange(codes.shape[1])
-    exact = _first_true(ahead >= left[:, None] - _ROUNDED)
+    exact = _first_true((ahead >= left[:, None] - _ROUNDED) & (not asks_all))
     stopped = [(won[-1], exact)]
     for kind, value in reversed(stops):
         if kind == "lead":

@@ -370,6 +370,7 @@ def stop_early(
     *,
     seed: int,
     columns: int = STOPPED_COLUMNS,
+    asks_all: bool = False,
 ) -> StoppedVotes:
     """Return the change in score, and the number of members asked, under each stop rule.
 
@@ -381,6 +382,7 @@ def stop_early(
         weights: Weights of members that do not count 1.
         seed: Seed of the redrawing.
         columns: Redrawn questions.
+        asks_all: Whether the vote asks members that cannot change its answer any more.
     """
     ranked = ballots.ranked()
     order = [members[0], *sorted(members[1:], key=lambda member: -weights.get(member, 1.0))]
@@ -390,7 +392,8 @@ def stop_early(
     n = ranked.codes.shape[1]
     _, codes, right = drawn_answers(answer_sampler(ranked), n, seed=seed, columns=columns)
     recorded = stopped_scores(ranked.codes[seats], ranked.scores[seats], counts, first, stops)[0]
-    won, depth = stopped_scores(codes[seats], right[seats].astype(np.float64), counts, first, stops)
+    worth = right[seats].astype(np.float64)
+    won, depth = stopped_scores(codes[seats], worth, counts, first, stops, asks_all=asks_all)
     gaps = won.reshape(len(won), n, -1).mean(2)
     gaps, luck = (gaps - gaps[-1])[:-1], (recorded - recorded[-1])[:-1]
     squares = gaps.var(1) + (1 - REDRAWN) ** 2 * luck.var(1)

@@ -67,7 +67,7 @@ def test_votes_are_idle_below_one_row_in_a_hundred(n_contested: int, is_idle: bo
     assert (found.is_vote_idle, found.are_answers_unlike) == (is_idle, is_idle)
     assert EarlyFacts.from_json(found.to_json()) == found
     lines = "\n".join(early_lines(found))
-    assert ("For that reason no vote is tried." in lines) == is_idle
+    assert ("For that reason no vote is searched for; baselines and" in lines) == is_idle
     assert ("a vote is the answer of its tie-breaker, for several calls" in lines) == is_idle
 
 
@@ -75,7 +75,7 @@ def test_copies_agree_but_not_against_the_leader() -> None:
     found = facts(ballots(["r"] * 9, ["r"] * 9, ["r"] * 8 + ["x"]))
     assert (found.contested, found.agreed) == (0.0, 1.0)
     assert (found.is_vote_idle, found.are_answers_unlike) == (True, False)
-    assert "For that reason no vote is searched for." in "\n".join(early_lines(found))
+    assert "For that reason none is tried as one of the best" in "\n".join(early_lines(found))
 
 
 def test_without_ballots_nothing_is_said_of_votes() -> None:
@@ -126,9 +126,26 @@ def test_votes_on_free_text_are_neither_sought_nor_proposed(rows: Make, student:
 
 def test_where_only_votes_are_allowed_none_is_sought(rows: Make, student: Make) -> None:
     search, tried = searched(writers(alike=False), rows, student, combines=("vote",))
-    assert "votes" not in {trial.origin for trial in search.result.trials}
-    assert any(arch.combine == "vote" for arch in tried)  # it is all that the user allows
-    assert search.result.pick.layers == ()
+    trials = search.result.trials
+    assert [trial.origin for trial in trials] == ["single"] * 3 + ["baseline"] * (len(trials) - 3)
+    assert {arch.combine for arch in tried if arch.layers} == {"vote"}  # compared in every report
+    assert (search.result.pick.layers, search.result.space_size) == ((), 3)
+
+
+@pytest.mark.parametrize(("options", "is_sought"), [({}, False), ({"max_samples": 2}, True)])
+def test_copies_have_no_votes_but_those_of_several_samples(
+    rows: Make, student: Make, options: dict[str, int], is_sought: bool
+) -> None:
+    def reply(prompt: str) -> str:
+        asked = int(prompt.splitlines()[0].split()[-1])
+        return f"It is {asked + 1000 * (asked % 3 == 0)}."
+
+    pool = scripted_pool(dict.fromkeys(("w0", "w1", "w2"), reply))
+    search, _ = searched(pool, rows, student, combines=("vote",), **options)
+    early = search.result.early
+    assert early is not None
+    assert (early.is_vote_idle, early.are_answers_unlike) == (True, False)
+    assert ("model" in {trial.origin for trial in search.result.trials}) == is_sought
 
 
 def test_votes_on_answers_that_agree_are_sought_and_picked(rows: Make, student: Make) -> None:

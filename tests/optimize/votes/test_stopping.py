@@ -113,6 +113,22 @@ def test_a_rule_that_loses_is_not_admitted() -> None:
     assert stopping_vote(evidence, pair, LEADS, min_gain=0.03) is None
 
 
+def test_where_all_are_asked_at_once_only_a_group_that_agrees_saves_calls() -> None:
+    # Without an early stop the whole vote asks five. Wrong answers are never shared, so two that
+    # agree are right, as on three fifths of the rows; on the others all five are asked.
+    ballots = fifths()
+    evidence = evidence_of(ballots)
+    vote = architecture_of(tuple("abcde"), evidence.ranking)
+    stops: list[StopRule] = [("lead", 0.5), ("agree", 2)]
+    assert stopping_vote(evidence, vote, stops[:1], min_gain=0.03, asks_all=True) is None
+    found = stopping_vote(evidence, vote, stops, min_gain=0.03, asks_all=True)
+    assert found == Architecture.parse("a + b + c + d + e > vote(a; agree=2)")
+    inputs = (ballots.codes, ballots.scores, np.ones(5), range(5), stops[1:])
+    won, asked = stopped_scores(*inputs, asks_all=True)
+    assert asked[:, :5].tolist() == [[5, 5, 2, 2, 2], [5] * 5]
+    assert won.tolist() == stopped_scores(*inputs)[0].tolist()
+
+
 def test_larger_groups_and_leads_lose_less_and_ask_more() -> None:
     ballots = world(9, 200, seed=3)
     stops: list[StopRule] = [("agree", 2), ("agree", 3), ("agree", 4), *LEADS]

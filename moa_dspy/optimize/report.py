@@ -83,7 +83,8 @@ def _solved_lines(early: EarlyFacts) -> Iterator[str]:
         f"{points(early.leader_score)} %. {early.unsolved.percent} of them are solved by no agent."
     )
     vote = early.vote_ceiling
-    votes = "" if vote is None else f"{points(vote)} % by one vote with equal weights, "
+    kind = "a vote of different agents with equal weights"
+    votes = "" if vote is None else f"{points(vote)} % by {kind}, "
     yield (
         f"At best, on these questions: {votes}{points(early.ceiling)} % by choosing among the "
         "agents' answers; a synthesis can exceed this, as it writes its own."

@@ -92,7 +92,8 @@ def test_early_facts_are_four_plain_lines() -> None:
     assert list(early_lines(EARLY)) == [
         "Best single agent on 1,200 questions of val: large, 65.5 %. "
         "20.0 % [15.0, 26.0] of them are solved by no agent.",
-        "At best, on these questions: 74.0 % by one vote with equal weights, 80.0 % by choosing among the agents' "
+        "At best, on these questions: 74.0 % by a vote of different agents with equal weights, "
+        "80.0 % by choosing among the agents' "
         "answers; a synthesis can exceed this, as it writes its own.",
         "Warning: large is better than all others, by 10.0 points [4.0, 16.0] over small; "
         "14.5 % of the questions are missed by it and solved by another, the most that choosing "

@@ -6,7 +6,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
@@ -21,6 +21,7 @@ from moa_dspy.mixture import MixtureOfAgents
 from moa_dspy.optimize.judging import Judging
 from moa_dspy.optimize.metric import VERSUS, CheckedMetric, Outcome, RowJudgement
 from moa_dspy.optimize.nodes import MeasuredProgram, NodeCache, NodeRunner, known_answers
+from moa_dspy.plan import is_traced
 from moa_dspy.prediction import Answer, MixturePrediction
 
 if TYPE_CHECKING:
@@ -260,7 +261,8 @@ class Evaluator:
         outcomes = self._outcomes.setdefault(architecture, {})
         # As items: DSPy's attribute access is slow, and this reads all rows every time.
         if missing := [row for row in rows if row["id"] not in outcomes]:
-            with dspy.context(trace=None):  # the caller's has no answers of a search
+            # The trace of the process is for the caller's own answers.
+            with nullcontext() if is_traced() else dspy.context(trace=None):
                 self._run(self._program(architecture), missing)
             self.node_cache.kept.flush()
         measured = tuple([outcomes[row["id"]] for row in rows])

@@ -31,8 +31,8 @@ from moa_dspy.optimize.shares import (
     AgentEstimate,
     cause_of,
     check_options,
-    rounded_up,
     smallest_limit,
+    sufficient,
 )
 from moa_dspy.optimize.singles import plan_of
 from moa_dspy.optimize.space.programs import listed_notes, n_listed_untried
@@ -423,7 +423,8 @@ def _smallest(
     for name in LIMITS:
         costs = {agent.name: getattr(agent.cost("likely"), name) for agent in preflight.agents}
         if not unknown.get(name) and any(costs.values()):
-            smallest[name] = rounded_up(smallest_limit(options, name, costs, n_val, n_test))
+            least = smallest_limit(options, name, costs, n_val, n_test)
+            smallest[name] = sufficient(name, least)
     return smallest
 
 

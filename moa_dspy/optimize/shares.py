@@ -382,7 +382,7 @@ def check_budget(
 def _too_small(
     name: str, limit: float, smallest: float, *, n_agents: int, splits: Splits
 ) -> StudyError:
-    least = f"{'' if name == 'calls' else 'about '}{rounded_up(smallest):.10g} at least"
+    least = f"{'' if name == 'calls' else 'about '}{sufficient(name, smallest):.10g} at least"
     return StudyError(
         f"`budget.{name}` is {limit:.10g}, but a verdict needs {least}: for {n_agents} single "
         f"agents on {len(splits.val)} val rows, and the pick and the best single agent on "
@@ -441,8 +441,9 @@ def _reserve(options: SearchOptions, name: str, most: float) -> float:
     return most + 5.0 if name == "seconds" else 0.0  # 5 s are this process's own work
 
 
-def rounded_up(value: float) -> float:
-    """Round a number that is not whole to three digits, up: what is named must suffice."""
+def sufficient(name: str, value: float) -> float:
+    """Round a limit up to three digits; of seconds, which vary with each probe, a quarter more."""
+    value *= 1.25 if name == "seconds" else 1.0
     if value == round(value):
         return value
     step = 10.0 ** (floor(log10(value)) - 2)

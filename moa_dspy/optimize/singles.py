@@ -260,14 +260,14 @@ class SingleAgents:
         return early_facts(self.scores, ballots=self.ballots, max_width=self.space.max_width)
 
     def searched(self, space: SearchSpace) -> SearchSpace:
-        """Return the space with the ranking of its agents, and without votes that cannot pay."""
-        others = tuple(combine for combine in space.combines if combine != "vote")
-        facts, is_plain = self.facts, space.max_depth == space.max_samples == 1
-        if others or not (facts.are_answers_unlike or (facts.is_vote_idle and is_plain)):
-            combines = others if others and facts.are_answers_unlike else space.combines
-            return replace(space, ranking=self.ranking, combines=combines)
+        """Return the space with the ranking of its agents, and without votes on free text."""
+        space = replace(space, ranking=self.ranking)
+        if not self.facts.are_answers_unlike:
+            return space
+        if others := tuple(combine for combine in space.combines if combine != "vote"):
+            return replace(space, combines=others)
         # Nothing but votes: single agents and listed ones are left, and the baselines outside it.
-        return replace(space, ranking=self.ranking, max_depth=0)
+        return replace(space, max_depth=0)
 
     @cached_property
     def smoothed(self) -> SmoothedVotes | None:

@@ -132,22 +132,6 @@ def test_where_only_votes_are_allowed_none_is_sought(rows: Make, student: Make) 
     assert (search.result.pick.layers, search.result.space_size) == ((), 3)
 
 
-@pytest.mark.parametrize(("options", "is_sought"), [({}, False), ({"max_samples": 2}, True)])
-def test_copies_have_no_votes_but_those_of_several_samples(
-    rows: Make, student: Make, options: dict[str, int], is_sought: bool
-) -> None:
-    def reply(prompt: str) -> str:
-        asked = int(prompt.splitlines()[0].split()[-1])
-        return f"It is {asked + 1000 * (asked % 3 == 0)}."
-
-    pool = scripted_pool(dict.fromkeys(("w0", "w1", "w2"), reply))
-    search, _ = searched(pool, rows, student, combines=("vote",), **options)
-    early = search.result.early
-    assert early is not None
-    assert (early.is_vote_idle, early.are_answers_unlike) == (True, False)
-    assert ("model" in {trial.origin for trial in search.result.trials}) == is_sought
-
-
 def test_votes_on_answers_that_agree_are_sought_and_picked(rows: Make, student: Make) -> None:
     search, tried = searched(writers(alike=True), rows, student)
     early = search.result.early

@@ -23,7 +23,7 @@ from moa_dspy.files import (
     read_toml,
     shown_value,
 )
-from moa_dspy.local.server import CATALOGUE
+from moa_dspy.local.server import CATALOGUE, usable_cores
 from moa_dspy.vendors import Price, gateway_of, is_reasoning_model, listed_price, vendor_of
 
 VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
@@ -257,6 +257,12 @@ class Agent:
     def is_local(self) -> bool:
         """True if llama.cpp answers inside this process."""
         return self.model.startswith("local/")
+
+    @property
+    def processor_share(self) -> float:
+        """Share of this machine's cores that it keeps busy while it answers; 0 if not local."""
+        n_cores = usable_cores()
+        return min(1.0, (self.n_threads or n_cores) / n_cores) if self.is_local else 0.0
 
     @property
     def base_url(self) -> str | None:

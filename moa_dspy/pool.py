@@ -20,6 +20,7 @@ from moa_dspy.calls.call import NoStore
 from moa_dspy.calls.calls import Calls
 from moa_dspy.calls.request import AgentCalls, RetryPolicy
 from moa_dspy.errors import SHORTEST_KEY, PoolError
+from moa_dspy.local.server import loading, loading_seconds
 from moa_dspy.vendors import OWN_PROTOCOL, Price, vendor_of
 
 if TYPE_CHECKING:
@@ -68,15 +69,15 @@ def caller_of(agent: Agent, calls: Calls, *, secrets: tuple[str, ...] = ()) -> A
         calls: The ``Calls`` it uses, in which agents of one endpoint share slots.
         secrets: Keys that are not in the environment.
     """
-    price = agent.price or Price(0.0, 0.0, "unknown")
     return AgentCalls(
         agent=agent.name,
         identity=agent.identity,
-        **price.per_token,
+        **(agent.price or Price(0.0, 0.0, "unknown")).per_token,
         secrets=_secrets(agent, secrets),
         retries=RetryPolicy(agent.num_retries),
         limiter=calls.limiters.of(agent.endpoint, agent.max_concurrent),
         is_remote=not agent.is_local,
+        loading=loading_seconds if agent.is_local else float,
     )
 
 
@@ -122,10 +123,9 @@ def _engine(agent: Agent, key: str | None, *, asynchronous: bool = False) -> Any
     client: Any = agent.client
     if agent.api_base != agent.base_url and vendor_of(agent.model) in OWN_PROTOCOL:
         client = "litellm"
-    headers = {name: _expanded(value) for name, value in agent.headers.items()}
-    endpoint = Endpoint(
-        agent.model, agent.base_url, key, client, agent.timeout_seconds, tuple(headers.items())
-    )
+    headers = tuple((name, _expanded(value)) for name, value in agent.headers.items())
+    timeout = agent.timeout_seconds
+    endpoint = Endpoint(agent.model, agent.base_url, key, client, timeout, headers)
     return endpoint_engine(endpoint, asynchronous=asynchronous)
 
 
@@ -135,7 +135,8 @@ def _weights(agent: Agent) -> str:
         return _expanded(agent.weights)
     from moa_dspy.local import pull
 
-    return str(pull(agent.model.removeprefix("local/"), progress=_logger.warning))
+    with loading():
+        return str(pull(agent.model.removeprefix("local/"), progress=_logger.warning))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,7 @@ def adopt(name: str, lm: dspy.BaseLM, calls: Calls, *, usd: tuple[float, float] 
         name: Name of the agent.
         lm: The LM; it is not changed, except that a refused LM gets a callback that counts calls.
         calls: Source and store of its answers.
-        usd: Prices of a million prompt tokens and of a million completion tokens; None means
-            unknown.
+        usd: Prices of a million prompt and of a million completion tokens; None is unknown.
     """
     from moa_dspy.calls.lm.lm import CountCalls, refusal
 
@@ -261,7 +261,7 @@ class Pool(Mapping[str, Agent]):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise PoolError(f"Agent names must differ, but {', '.join(twice)} occurs twice.")
         for agent in listed:
-            # All limits before the first request, as the smallest limit of an endpoint applies.
+            # Before the first request, as the smallest limit of an endpoint applies.
             self.calls.limiters.of(agent.endpoint, agent.max_concurrent)
 
     @classmethod

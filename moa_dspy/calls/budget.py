@@ -391,15 +391,15 @@ class Attempt:
     Attributes:
         request: The request.
         number: Number of the attempt, from 1; 0 means that the request is not sent.
-        clock: Source of time.
-        started: Start of the attempt by the clock's ``monotonic``.
-        seconds: Duration of the attempt; 0 until it ends.
+        clock, started, loaded: Source of time; ``monotonic`` and ``loading`` at the start.
+        seconds: Duration of the attempt, without loading of weights; 0 until it ends.
     """
 
     request: CallRequest
     number: int
     clock: Clock
     started: float
+    loaded: float = 0.0
     seconds: float = 0.0
 
     def answered(self, response: dict[str, Any]) -> Call:
@@ -421,7 +421,8 @@ class Attempt:
         return self._call(None, failure=self.request.caller.without_secrets(reason))
 
     def _end(self) -> None:
-        self.seconds = self.clock.monotonic() - self.started
+        loading = self.request.caller.loading() - self.loaded
+        self.seconds = max(0.0, self.clock.monotonic() - self.started - loading)
 
     def _call(
         self,

@@ -356,7 +356,8 @@ class Attempts:
 
     def note_unsent(self, error: DeadlineError) -> None:
         """Store that nothing was sent, so that a replay ends in the same way."""
-        unsent = Attempt(self.request, 0, self.deadline.clock, started=self.deadline.started)
+        deadline, loaded = self.deadline, self.request.caller.loading()
+        unsent = Attempt(self.request, 0, deadline.clock, started=deadline.started, loaded=loaded)
         self._keep(unsent.failed(error))
 
     def _attempt(self, number: int, send: Send | Work) -> CallPlan:
@@ -404,8 +405,8 @@ class Attempts:
                 reserving.result.cancel()
             raise
         reservation: Reservation = reserving.result
-        clock = self.deadline.clock
-        attempt = Attempt(request, number, clock, started=clock.monotonic())
+        clock, loaded = self.deadline.clock, request.caller.loading()
+        attempt = Attempt(request, number, clock, started=clock.monotonic(), loaded=loaded)
         try:
             with current_scope().asking(request.caller.agent):
                 response = yield send

@@ -153,6 +153,7 @@ class AgentCalls:
         retries: Policy that decides whether a failed attempt is retried.
         limiter: The slots of its endpoint, shared with the endpoint's other agents.
         is_remote: Whether a request uses a connection, of which a process may have only so many.
+        loading: Gives the seconds that this process has waited for local weights up to now.
     """
 
     agent: str
@@ -164,6 +165,7 @@ class AgentCalls:
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     limiter: Limiter = field(default_factory=Limiter, compare=False, repr=False)
     is_remote: bool = False
+    loading: Callable[[], float] = field(default=float, compare=False, repr=False)
 
     @property
     def endpoint(self) -> str:

@@ -12,7 +12,13 @@ from typing import Any, Literal, Self
 
 from moa_dspy.dspy_internals import lm15, validate_request
 from moa_dspy.errors import LocalModelError
-from moa_dspy.local.server import CATALOGUE, LocalServer, RefusedError, shared_server
+from moa_dspy.local.server import (
+    CATALOGUE,
+    LocalServer,
+    RefusedError,
+    loading,
+    shared_server,
+)
 from moa_dspy.local.weights import find, verify
 
 
@@ -40,11 +46,12 @@ def local_engine(
         ChecksumError: If the file has another sha256.
         LocalModelError: If the file is missing or not GGUF; the message says which command to run.
     """
-    path = find(name_or_path)
     catalogued = CATALOGUE.get(os.fspath(name_or_path))
     expected = sha256 or (catalogued.sha256 if catalogued else None)
-    if expected is not None:
-        verify(path, expected)
+    with loading():
+        path = find(name_or_path)
+        if expected is not None:
+            verify(path, expected)
     server = shared_server(path, n_slots=n_slots, n_context=n_context, n_threads=n_threads)
     return AsyncLocalEngine(server) if asynchronous else LocalEngine(server)
 

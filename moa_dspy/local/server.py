@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -9,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -68,9 +71,8 @@ class HubSource:
                 )
             # The hub's client also lets errors of its HTTP library through, of any type.
             except Exception as error:
-                raise LocalModelError(
-                    f"{self} could not be downloaded: {_first_line(error)}"
-                ) from error
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise LocalModelError(f"{self} could not be downloaded: {reason}") from error
             Path(file).replace(target)
 
 
@@ -131,10 +133,6 @@ def _pip() -> list[str]:
     return [uv, "tool", "run", "pip"]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 @dataclass(frozen=True, slots=True)
 class Weights:
     """A GGUF file by name, with its checksum and its sources."""
@@ -152,6 +150,12 @@ class Weights:
     def filename(self) -> str:
         """The file's name in the weights folder."""
         return f"{self.name}.gguf"
+
+
+def _qwen(size: str, sha256: str, n_bytes: int) -> Weights:
+    name, repository = f"qwen2.5-coder-{size}-instruct", f"Qwen2.5-Coder-{size.upper()}-Instruct"
+    source = HubSource(f"Qwen/{repository}-GGUF", f"{name}-q4_k_m.gguf", "main")
+    return Weights(name, sha256, n_bytes, "Apache-2.0", (source,))
 
 
 # The checksums are those of the files used for the recordings of this repository. Other projects
@@ -173,31 +177,13 @@ CATALOGUE: Mapping[str, Weights] = MappingProxyType(
                 ),
             ),
         ),
-        "qwen2.5-coder-0.5b-instruct": Weights(
-            name="qwen2.5-coder-0.5b-instruct",
-            sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-            bytes=491_400_064,
-            licence="Apache-2.0",
-            sources=(
-                HubSource(
-                    repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-                    filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-                    revision="main",
-                ),
-            ),
+        "qwen2.5-coder-0.5b-instruct": _qwen(
+            "0.5b", "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", 491_400_064
         ),
-        "qwen2.5-coder-1.5b-instruct": Weights(
-            name="qwen2.5-coder-1.5b-instruct",
-            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-            bytes=1_117_320_768,
-            licence="Apache-2.0",
-            sources=(
-                HubSource(
-                    repository="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
-                    filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-                    revision="main",
-                ),
-            ),
+        "qwen2.5-coder-1.5b-instruct": _qwen(
+            "1.5b",
+            "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            1_117_320_768,
         ),
     }
 )
@@ -206,8 +192,6 @@ CATALOGUE: Mapping[str, Weights] = MappingProxyType(
 
 PROMPT_CACHE_MIB = 1024
 _SILENT = -1
-
-
 MAGIC = b"GGUF"
 
 
@@ -262,10 +246,8 @@ class LocalServer:
                 raise LocalModelError(f"`{name}` must be at least 1, but got {value}.")
         if n_threads is not None and n_threads < 1:
             raise LocalModelError(f"`n_threads` must be at least 1, but got {n_threads}.")
-        self.weights = weights
-        self.n_slots = n_slots
-        self.n_context = n_context
-        self.n_threads = n_threads
+        self.weights, self.n_slots = weights, n_slots
+        self.n_context, self.n_threads = n_context, n_threads
         self._lock = threading.Lock()
         self._loaded: Any = None
 
@@ -332,7 +314,8 @@ class LocalServer:
     def _server(self) -> Any:
         with self._lock:
             if self._loaded is None:
-                self._loaded = self._load()
+                with loading():
+                    self._loaded = self._load()
             return self._loaded
 
     def _load(self) -> Any:
@@ -344,8 +327,9 @@ class LocalServer:
             # after one token has been answered, the loop runs.
             server.handle_completions({"prompt": "a", "n_predict": 1})
         except RuntimeError as error:
+            megabytes = self.weights.stat().st_size // 10**6
             raise LocalModelError(
-                f"llama.cpp cannot load {self.weights} ({_megabytes(self.weights)} MB) with "
+                f"llama.cpp cannot load {self.weights} ({megabytes} MB) with "
                 f"{self.n_slots} slots of {self.n_context} tokens: the file is damaged or of an "
                 f"unknown kind, or there is too little memory ({_free_memory()})."
             ) from error
@@ -373,6 +357,24 @@ class LocalServer:
 
 _SERVERS: dict[tuple[Path, int, int, int | None], LocalServer] = {}
 _SERVERS_LOCK = threading.Lock()
+
+
+_LOADS: list[float] = []
+
+
+@contextmanager
+def loading() -> Generator[None]:
+    """Count the time inside as loading of weights, which is no part of a model's answer."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        _LOADS.append(time.monotonic() - started)
+
+
+def loading_seconds() -> float:
+    """Return the seconds for which this process has loaded weights up to now."""
+    return sum(_LOADS)
 
 
 def shared_server(
@@ -409,7 +411,7 @@ def _xllamacpp() -> ModuleType:
     before = os.environ.get("OMP_WAIT_POLICY")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        import xllamacpp
+        return importlib.import_module("xllamacpp")
     except ModuleNotFoundError as error:
         message = 'xllamacpp is missing; install it with `pip install "moa-dspy[local]"`.'
         raise LocalModelError(message) from error
@@ -418,8 +420,6 @@ def _xllamacpp() -> ModuleType:
     finally:
         if before is None:
             os.environ.pop("OMP_WAIT_POLICY", None)
-    module: ModuleType = xllamacpp
-    return module
 
 
 def _refused(error: Exception) -> RefusedError:
@@ -435,10 +435,6 @@ def _refusal(error: Any) -> RefusedError:
         kind=str(facts.get("type", "server_error")),
         status=int(facts.get("code", 500)),
     )
-
-
-def _megabytes(path: Path) -> int:
-    return path.stat().st_size // 10**6
 
 
 def _free_memory() -> str:

@@ -176,11 +176,11 @@ class AgentCosts:
         alone: Mean cost of a question.
         reply_tokens: Mean tokens of a reply, as billed.
         text_tokens: Mean tokens of its answer for another agent that reads it.
-        usd_per_prompt_token: Price of this agent.
-        usd_per_reply_token: Price of this agent.
+        usd_per_prompt_token, usd_per_reply_token: Prices of this agent.
         is_greedy: Whether all samples of it are equal.
         max_concurrent: Requests at a time; None means no limit.
         is_local: Whether it runs on this machine's processor, where reading takes time.
+        processor_share: Share of the processor that a question takes; 0 if the time is of many.
     """
 
     alone: Cost
@@ -191,6 +191,7 @@ class AgentCosts:
     is_greedy: bool = False
     max_concurrent: int | None = None
     is_local: bool = False
+    processor_share: float = 0.0
 
     def reading(self, tokens: float, *, reply: float | None = None) -> Cost:
         """Return the cost with ``tokens`` more tokens to read and a reply of ``reply`` tokens."""

@@ -96,11 +96,11 @@ class StudyPlan:
         replies: Answer of each agent there, equal if another agent would read the same.
         ballots: Ballot of each agent there.
         mixtures: The same for each mixture of a program, in its order; empty where not known.
-        has_short_answers: Whether right answers of different agents are equal; used only
-            before the answers are known.
+        has_short_answers: Whether right answers of different agents are likely to be equal.
         is_acquired: Whether the trials are proposed by the library's own sampler.
         beyond_val: Tokens by which inputs of other splits are longer than those of val.
         seed: Seed of the study.
+        ranked: Gives the plan for a ranking, best first; None if the agents are measured.
     """
 
     space: SearchSpace
@@ -126,6 +126,7 @@ class StudyPlan:
     is_acquired: bool = True
     beyond_val: Mapping[str, float] = field(default_factory=dict[str, float])
     seed: int = 0
+    ranked: Callable[[Sequence[str]], StudyPlan] | None = None
 
     def finds_prompt(self, number: int) -> bool:
         """True if tuning finds a new prompt here, as it does in one simulation of four."""
@@ -173,7 +174,8 @@ class StudyPlan:
         return found.with_habit(READING_HABITS[number % len(READING_HABITS)])
 
     def _made_up(self, *seeds: int) -> SimulatedAnswers:
-        names, is_short = list(self.agents), self.has_short_answers
+        # It is not known whether answers are equal: some simulations assume the opposite.
+        names, is_short = list(self.agents), self.has_short_answers != (seeds[0] % 3 == 2)
         return synthetic_answers(names, self.n_val, (self.seed, *seeds), has_short_answers=is_short)
 
     def answers_by_mixture(self, number: int) -> list[SimulatedAnswers]:
@@ -195,14 +197,29 @@ class StudyPlan:
         return Candidates(self.space, self.canonical, self.seed)
 
     @cached_property
-    def searches(self) -> tuple[_SimulatedSearch, ...]:
-        """A few simulated searches; each simulation uses one of them."""
-        return tuple(_SimulatedSearch(self, number) for number in range(len(READING_HABITS)))
+    def _searches(self) -> dict[int, _SimulatedSearch]:
+        return {}
+
+    def search(self, number: int) -> _SimulatedSearch:
+        """Return the search of a simulation; of measured agents a few searches are enough."""
+        number = number if self.ranked is not None else number % len(READING_HABITS)
+        if number not in self._searches:
+            self._searches[number] = _SimulatedSearch(self._of_simulation(number), number)
+        return self._searches[number]
+
+    def _of_simulation(self, number: int) -> StudyPlan:
+        """Return a simulation's plan: agents that are not measured are ranked by its scores."""
+        if self.ranked is None:
+            return self
+        scores = self._made_up(number).scores
+        plan = self.ranked(sorted(scores, key=lambda name: -float(scores[name].mean())))
+        plan.__dict__.update(random_archs=self.random_archs)
+        return plan
 
     def with_costs(self, agents: Mapping[str, AgentCosts]) -> StudyPlan:
         """Return the plan at other costs, with the same architectures tried."""
         plan = replace(self, agents=agents)
-        plan.__dict__.update(searches=self.searches, random_archs=self.random_archs)
+        plan.__dict__.update(_searches=self._searches, random_archs=self.random_archs)
         return plan
 
     def stages(self) -> dict[str, tuple[Cost, Cost, Cost]]:
@@ -212,16 +229,15 @@ class StudyPlan:
         """
         n_simulations = _PLAYED // max(1, 2 * min(self.n_measured, MOST_DRAWN))
         n_simulations = min(_MOST_PLAYS, max(_FEWEST_PLAYS, n_simulations))
-        simulations = [_SimulatedStudy(self, number).stages() for number in range(n_simulations)]
+        simulations = [_SimulatedStudy(self, play).stages() for play in range(n_simulations)]
         for simulation in simulations:
             simulation["all"] = sum(simulation.values(), Cost())
         singles = simulations[0]["single agents"]
         done = singles if self.scores else Cost(calls=singles.calls)
         is_known = {"single agents": done, "all": done}
+        of_stage = {name: [costs[name] for costs in simulations] for name in simulations[0]}
         return {
-            name: _ranged(
-                likely, [costs[name] for costs in simulations], is_known.get(name, Cost())
-            )
+            name: _ranged(likely, of_stage[name], is_known.get(name, Cost()))
             for name, likely in middle_of(simulations).items()
         }
 
@@ -276,9 +292,8 @@ class _SimulatedSearch:
     """The first architectures that a simulated search tries."""
 
     def __init__(self, plan: StudyPlan, number: int) -> None:
-        self.plan = plan
-        answers = plan.answers(number)
-        n = plan.n_mixtures
+        self.plan, self.number = plan, number
+        answers, n = plan.answers(number), plan.n_mixtures
         self.race = race = _simulated_race(plan, answers, number)
         self.mixtures = simulated_trials(
             plan.candidates,
@@ -309,7 +324,8 @@ class _SimulatedStudy:
     """One simulated study; unknown quantities are drawn with its number as a seed."""
 
     def __init__(self, plan: StudyPlan, number: int) -> None:
-        self.plan, self.number = plan, number
+        self.search = plan.search(number)
+        self.plan = plan = self.search.plan.with_costs(plan.agents)
         self.rng = random.Random(f"forecast-{plan.seed}-{number}")
         n = min(_ROWS, plan.n_val)
         # Each simulation has different rows, evenly spaced, as races end at some row.
@@ -323,9 +339,8 @@ class _SimulatedStudy:
             stops_early=plan.stops_early,
             beyond_val=plan.beyond_val,
         )
-        self.search = plan.searches[number % len(plan.searches)]
         # A simulation with the search's own number has its answers and so its race.
-        is_own = number < len(plan.searches)
+        is_own = number == self.search.number
         self.race = self.search.race if is_own else _simulated_race(plan, self.answers, number)
         self.random_archs = plan.random_archs[plan.finds_prompt(number)]
         self.rows_judged = 0.0
@@ -399,12 +414,12 @@ class _SimulatedStudy:
         A written prompt is assumed to cost as much as an answer of its writer, or a mean agent.
         """
         plan, stage = self.plan, StageCalls()
-        fit = [arch for arch in self.search.mixtures if _has_prompt(arch)]
+        mixtures = (arch for arch in self.search.mixtures if arch.layers)
+        fit = [arch for arch in mixtures if arch.combine == "synthesize"]
         best = race.ordered(dict.fromkeys(replace(arch, prompt=None) for arch in fit))
         for mixture in best[: effort.mixtures]:
-            tokens = tokens_read(plan.agents, mixture.layers[-1]) + plan.beyond_val.get(
-                "train", 0.0
-            )
+            tokens = tokens_read(plan.agents, mixture.layers[-1])
+            tokens += plan.beyond_val.get("train", 0.0)
             answer = plan.agents[str(mixture.aggregator)].reading(tokens)
             for row in self.rows:
                 stage.add(self._answered(mixture, ("train", row)))
@@ -427,14 +442,9 @@ class _SimulatedStudy:
         for place, (_, inside) in enumerate(arch.parts):
             # Where a mixture's costs are not known, all have equal shares of the program's.
             known, given = self.plan.mixtures, self.study.inputs.of(place, said)
-            agents, part = (
-                (known[place].agents, 1.0) if known else (self.plan.agents, 1 / len(arch.parts))
-            )
+            agents = known[place].agents if known else self.plan.agents
+            part = 1.0 if known else 1 / len(arch.parts)
             asking = SimulatedQuestions(self.study, row, agents, place, given, part)
             said.append(asking.answer(inside).text)
             steps += asking.steps
         return steps
-
-
-def _has_prompt(architecture: Architecture) -> bool:
-    return bool(architecture.layers) and architecture.combine == "synthesize"

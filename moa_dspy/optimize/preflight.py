@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
@@ -230,10 +231,9 @@ def _estimate(
 ) -> AgentEstimate:
     most = float(options.pool[name].max_tokens)
     n_outputs = len(student.signature.output_fields)
-    has_reasoning = prepared.study.task.module == "chain_of_thought"
     is_plain = isinstance(speaking_adapter(student.rules.adapter), PlainChat)
     extra = 0.0 if is_plain else float(_TOKENS_OF_A_FIELD * (n_outputs + 1))
-    extra += _TOKENS_OF_REASONING if has_reasoning else 0.0
+    extra += _TOKENS_OF_REASONING if prepared.study.task.module == "chain_of_thought" else 0.0
     replies = {
         "low": min(most, 1 + reply * TOKENS_PER_COUNTED["low"]),
         # Models write a little more than the right answer.
@@ -374,7 +374,8 @@ def _stages(
 ) -> tuple[StageEstimate, ...]:
     levels: dict[str, dict[str, Cost]] = {}
     costs = {level: {a.name: a.costs(level, options.pool) for a in agents} for level in LEVELS}
-    likely = _plan(prepared, options, agents, costs["likely"])
+    planned = partial(_plan, prepared, options, agents, costs["likely"])
+    likely = replace(planned(), ranked=planned)
     for place, level in enumerate(LEVELS):
         for name, ends in likely.with_costs(costs[level]).stages().items():
             levels.setdefault(name, {})[level] = ends[place]
@@ -386,6 +387,7 @@ def _plan(
     options: SearchOptions,
     agents: Sequence[AgentEstimate],
     costs: Mapping[str, AgentCosts],
+    ranking: Sequence[str] = (),
 ) -> StudyPlan:
     space, n_judge_calls = options.space, _n_calls_of_judge(prepared)
     return plan_of(
@@ -394,7 +396,7 @@ def _plan(
         prepared.splits,
         costs,
         n_val=len(prepared.splits.val),
-        ranking=space.agents,
+        ranking=ranking or space.agents,
         may_vote="vote" in space.combines and space.searches_layers,
         judged=Cost(calls=n_judge_calls) if n_judge_calls else None,
         has_short_answers=fmean(a.reply_tokens["likely"] for a in agents) <= _SHORT_TOKENS,
@@ -423,8 +425,7 @@ def _smallest(
     for name in LIMITS:
         costs = {agent.name: getattr(agent.cost("likely"), name) for agent in preflight.agents}
         if not unknown.get(name) and any(costs.values()):
-            least = smallest_limit(options, name, costs, n_val, n_test)
-            smallest[name] = sufficient(name, least)
+            smallest[name] = sufficient(name, smallest_limit(options, name, costs, n_val, n_test))
     return smallest
 
 

@@ -73,8 +73,10 @@ class AgentEstimate:
             reply,
             *per_token,
             is_greedy=agent.temperature == 0,
-            max_concurrent=agent.max_concurrent,
+            # A processor answers several questions hardly faster than one after the other.
+            max_concurrent=1 if agent.is_local else agent.max_concurrent,
             is_local=agent.is_local,
+            processor_share=agent.processor_share,
         )
 
 
@@ -84,12 +86,9 @@ def probe(
     rows: Sequence[dspy.Example],
     progress: Progress,
 ) -> dict[str, Outcome]:
-    """Ask every agent one question: a dead agent, or a broken metric, ends the search here.
+    """Return the outcome of a question to each agent: a dead one, or a broken metric, ends here.
 
     An agent that fails on the first row is asked the next, up to three; in a free replay, all.
-
-    Returns:
-        The outcome of the question that each agent answered.
 
     Raises:
         PoolError: If an agent answers none, before the next one is asked.
@@ -134,9 +133,8 @@ def probe_judge(
     for row in rows[:N_PROBED]:
         for agent, other in islice(combinations(options.space.agents, 2), N_PROBED):
             before = judging.spent
-            judgement = evaluator.compare(
-                Architecture.single(agent), Architecture.single(other), [row]
-            )[0]
+            singles = Architecture.single(agent), Architecture.single(other)
+            judgement = evaluator.compare(*singles, [row])[0]
             if judgement.excluded == "failed":
                 failures.append(judgement.reason)
                 break
@@ -211,12 +209,9 @@ def test_share(
     measured = [outcome for several in outcomes.values() for outcome in several]
     n_asked = max(sum(outcome.calls for outcome in measured), 1)
     needed = n_test * max(1.5 * len(outcomes), 1 + max(possible_calls, default=0))
-    per_call = {
-        "calls": 1.0,
-        "tokens": sum(outcome.tokens for outcome in measured) / n_asked,
-        "usd": sum(outcome.usd for outcome in measured) / n_asked,
-        "seconds": sum(outcome.seconds for outcome in measured) / n_asked / num_threads,
-    }
+    units = ("tokens", "usd", "seconds")
+    per_call = {unit: sum(getattr(one, unit) for one in measured) / n_asked for unit in units}
+    per_call |= {"calls": 1.0, "seconds": per_call["seconds"] / num_threads}
     # Each agent, the pick, three baselines, and the pick against the best single agent.
     judging = (judged or Cost()) * (n_test * (len(outcomes) + 5))
     judging = replace(judging, seconds=judging.seconds / num_threads)
@@ -410,10 +405,14 @@ def smallest_limit(
     """
     may_vote = "vote" in options.space.combines and options.space.searches_layers
     n_tested = 1 + (options.space.max_width if may_vote else 1)
+    most = max(costs.values())
+    if name == "seconds":  # a model of this machine answers one question after the other
+        n, pool = options.num_threads, options.pool
+        costs = {a: cost if pool[a].is_local else cost / n for a, cost in costs.items()}
+        judging /= n
     tested = sorted((costs[agent] * n for agent, n in n_test.items()), reverse=True)
     needed = judging + sum(costs[agent] * n for agent, n in n_val.items()) + sum(tested[:n_tested])
-    needed = needed / options.num_threads if name == "seconds" else needed
-    return needed + (needed > 0) * _reserve(options, name, max(costs.values()))
+    return needed + (needed > 0) * _reserve(options, name, most)
 
 
 def _n_unknown(

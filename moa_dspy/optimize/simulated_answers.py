@@ -62,9 +62,7 @@ class _Words:
             a: sorted([a, *(b for b, share in others.items() if share >= _ALIKE)])
             for a, others in shares.items()
         }
-        self._fixed = {
-            a: max([self._repeated(a), *others.values()]) for a, others in shares.items()
-        }
+        self._fixed = {a: max([self._repeated(a), *o.values()]) for a, o in shares.items()}
 
     def _alike(self, one: str, other: str) -> float:
         """Return the share of rows of equal meaning on which two agents' wording is equal."""
@@ -332,8 +330,8 @@ def synthetic_answers(
 ) -> SimulatedAnswers:
     """Draw the scores and answers of agents; if answers are short, all right ones are equal.
 
-    Two answers in three are right, and two models that are both wrong on a question give the same
-    answer in two of three cases (60 % of pairs in Kim, Garg, Peng & Garg 2025).
+    Two in three are right. Of two wrong ones 65 % or, in every second draw, 20 % are equal (60 % of
+    models' pairs in Kim, Garg, Peng & Garg 2025).
     """
     rng = np.random.default_rng([seed % 2**32 for seed in seeds])
     ease = rng.normal(size=n_rows)
@@ -341,7 +339,8 @@ def synthetic_answers(
     lucks = {name: skill[name] + ease + rng.normal(size=n_rows) for name in names}
     scores = {name: np.asarray(luck > 0, np.float64) for name, luck in lucks.items()}
     if has_short_answers:
-        wrong = rng.choice(5, p=[0.8, 0.05, 0.05, 0.05, 0.05], size=(len(names), n_rows))
+        shares = [0.2] * 5 if seeds[-1] % 2 else [0.8, 0.05, 0.05, 0.05, 0.05]
+        wrong = rng.choice(5, p=shares, size=(len(names), n_rows))
         replies: dict[str, list[Hashable]] = {
             name: [_RIGHT if score else int(said) for score, said in zip(found, one, strict=True)]
             for (name, found), one in zip(scores.items(), wrong, strict=True)

@@ -282,6 +282,7 @@ class StageCalls:
         """Return the cost of these requests times ``scale``; seconds are wall time."""
         limits = {name: agents[name].max_concurrent for name in self.busy}
         waits = [self.busy[name] / n for name, n in limits.items() if n is not None]
+        waits.append(sum(busy * agents[name].processor_share for name, busy in self.busy.items()))
         seconds = max([self.seconds / num_threads, *waits])
         return Cost(self.calls, self.tokens, self.usd, seconds) * scale
 

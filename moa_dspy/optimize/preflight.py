@@ -9,7 +9,6 @@ import asyncio
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
@@ -18,10 +17,10 @@ import dspy
 from moa_dspy.adapters import PlainChat, speaking_adapter
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger
-from moa_dspy.data import accepted_answers, is_absent, plain_text
+from moa_dspy.data import Splits, accepted_answers, is_absent, plain_text
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
-from moa_dspy.optimize.early_facts import AgentCosts, Cost, StudyEstimate
+from moa_dspy.optimize.early_facts import Cost, StudyEstimate
 from moa_dspy.optimize.evaluate import Student
 from moa_dspy.optimize.forecast import StudyPlan
 from moa_dspy.optimize.nodes import run_program
@@ -206,17 +205,18 @@ def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
         agents = tuple(_probed(agent, whole, inputs, n_counted) for agent in agents)
     if is_paid and prepared.study.task.program is None:
         check_about_one_within(options.limits, {agent.name: agent.cost("low") for agent in agents})
+    judging = Cost(calls=_n_calls_of_judge(prepared))
     n_trials, n_untried = options.n_trials, n_listed_untried(options.space, pool, options.n_trials)
     listed = listed_notes(options.space, n_untried, n_trials)
     preflight = Preflight(
         name=prepared.study.name,
         n_rows={name: len(getattr(prepared.splits, name)) for name in ("train", "val", "test")},
         agents=agents,
-        stages=_stages(prepared, options, agents) if is_paid else (),
+        stages=stages_before(options, prepared.splits, agents, judging) if is_paid else (),
         smallest={},
         budget=prepared.study.budget,
         notes=(*options.notes, *listed, *prepared.notes, *_notes(prepared, pool, whole, agents)),
-        has_judge=_n_calls_of_judge(prepared) > 0,
+        has_judge=judging.calls > 0,
     )
     return replace(preflight, smallest=_smallest(prepared, options, preflight))
 
@@ -241,10 +241,9 @@ def _estimate(
         "high": most,
     }
     prompts = {level: prompt * factor for level, factor in TOKENS_PER_COUNTED.items()}
-    turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
     # No answer of a table is paid for, even if its usd is unknown.
     price = Price(0.0, 0.0, "table") if prepared.recorded is not None else options.pool.price(name)
-    return AgentEstimate(name, price, prompts, replies, turns=turns)
+    return AgentEstimate(name, price, prompts, replies, turns=_n_turns(prepared))
 
 
 def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
@@ -267,9 +266,10 @@ def _prompt_tokens(
             yield sum(count_tokens(_text_of(message["content"])) + 4 for message in messages)
 
 
-def _n_turns(prepared: PreparedStudy, row: dspy.Example) -> int:
-    """Return how often the mixture is called for a row: once, or for each turn."""
-    return 1 if (turns := prepared.study.task.turns) is None else len(row[turns])
+def _n_turns(prepared: PreparedStudy) -> float:
+    """Return how often the mixture is called for a row on average: once, or for each turn."""
+    turns = prepared.study.task.turns
+    return 1.0 if turns is None else fmean(len(row[turns]) for row in _counted(prepared))
 
 
 def _mixture_inputs(
@@ -369,38 +369,39 @@ def _with_tokens(agent: AgentEstimate, response: Response, n_counted: int) -> Ag
     )
 
 
-def _stages(
-    prepared: PreparedStudy, options: SearchOptions, agents: Sequence[AgentEstimate]
+def stages_before(
+    options: SearchOptions, splits: Splits, agents: Sequence[AgentEstimate], judging: Cost
 ) -> tuple[StageEstimate, ...]:
+    """Return the cost of each stage, and of all, before the agents are measured.
+
+    Args:
+        options: Options of the search.
+        splits: The rows.
+        agents: What is known of each agent.
+        judging: Cost of one comparison of two answers; 0 calls without a judge.
+    """
     levels: dict[str, dict[str, Cost]] = {}
     costs = {level: {a.name: a.costs(level, options.pool) for a in agents} for level in LEVELS}
-    planned = partial(_plan, prepared, options, agents, costs["likely"])
-    likely = replace(planned(), ranked=planned)
+    replies = fmean(agent.reply_tokens["likely"] for agent in agents)
+
+    def planned(ranking: Sequence[str]) -> StudyPlan:
+        return plan_of(
+            options,
+            options.space,
+            splits,
+            costs["likely"],
+            n_val=len(splits.val),
+            ranking=ranking,
+            may_vote="vote" in options.space.combines and options.space.searches_layers,
+            judged=judging if judging.calls else None,
+            has_short_answers=replies <= _SHORT_TOKENS,
+        )
+
+    likely = replace(planned(options.space.agents), ranked=planned)
     for place, level in enumerate(LEVELS):
         for name, ends in likely.with_costs(costs[level]).stages().items():
             levels.setdefault(name, {})[level] = ends[place]
     return tuple(StageEstimate(name, ends) for name, ends in levels.items())
-
-
-def _plan(
-    prepared: PreparedStudy,
-    options: SearchOptions,
-    agents: Sequence[AgentEstimate],
-    costs: Mapping[str, AgentCosts],
-    ranking: Sequence[str] = (),
-) -> StudyPlan:
-    space, n_judge_calls = options.space, _n_calls_of_judge(prepared)
-    return plan_of(
-        options,
-        space,
-        prepared.splits,
-        costs,
-        n_val=len(prepared.splits.val),
-        ranking=ranking or space.agents,
-        may_vote="vote" in space.combines and space.searches_layers,
-        judged=Cost(calls=n_judge_calls) if n_judge_calls else None,
-        has_short_answers=fmean(a.reply_tokens["likely"] for a in agents) <= _SHORT_TOKENS,
-    )
 
 
 def _n_calls_of_judge(prepared: PreparedStudy) -> float:
@@ -408,8 +409,7 @@ def _n_calls_of_judge(prepared: PreparedStudy) -> float:
     judge = prepared.study.judge
     if judge is None or judge.agent is None:
         return 0.0
-    turns = fmean(_n_turns(prepared, row) for row in _counted(prepared))
-    return turns * (2.0 if judge.orders == "both" else 1.0)
+    return _n_turns(prepared) * (2.0 if judge.orders == "both" else 1.0)
 
 
 def _smallest(

@@ -30,6 +30,8 @@ from moa_dspy.optimize.storage import make_study
 from moa_dspy.pool import Pool
 from moa_dspy.vendors import Price
 
+_OF_ONE_ANSWER: Final = {"low": 2 / 3, "likely": 1.0, "high": 1.5}
+"""Seconds of other answers, as a multiple of those of one: 17 live studies, one processor."""
 N_PROBED: Final = 3
 """Questions that an agent may fail at the start: one may be too long for it, or be filtered."""
 
@@ -61,7 +63,8 @@ class AgentEstimate:
         """Return the cost of a question; usd and seconds are 0 where they are unknown."""
         prompt, reply = self.prompt_tokens[level], self.reply_tokens[level]
         usd = self.price.usd(round(prompt), round(reply)) if self.price else 0.0
-        return Cost(1.0, prompt + reply, usd, self.seconds or 0.0) * self.turns
+        seconds = (self.seconds or 0.0) * _OF_ONE_ANSWER[level]
+        return Cost(1.0, prompt + reply, usd, seconds) * self.turns
 
     def costs(self, level: str, pool: Pool) -> AgentCosts:
         """Return the cost of a question, and of what the agent reads and writes besides."""
@@ -196,15 +199,8 @@ def test_share(
 
     On every test row the best single agent and the pick are asked, then, as far as it
     goes, all agents and the fixed baselines. It is computed from what single agents cost
-    in production terms: stored answers on val say nothing about the test.
-
-    Args:
-        budget: The limits.
-        outcomes: Outcomes of each agent alone.
-        n_test: Test rows.
-        num_threads: Examples measured at the same time; it scales wall time.
-        possible_calls: Calls per row of each architecture that may become the pick.
-        judged: Cost of one comparison by the judge; None without one.
+    in production terms: stored answers on val say nothing about the test. The arguments are those
+    of ``BudgetShares`` and its ``of_search``.
     """
     measured = [outcome for several in outcomes.values() for outcome in several]
     n_asked = max(sum(outcome.calls for outcome in measured), 1)

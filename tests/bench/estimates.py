@@ -1,4 +1,4 @@
-"""What a study was expected to take, of its single agents alone, against what it took.
+"""What a study was expected to take, before it and of its single agents alone, and what it took.
 
     python tests/bench/estimates.py [--studies 20] [--seed 0] [--json]
     python tests/bench/estimates.py --family NAME,NAME [--studies 2] [--seed 0] [--json]
@@ -7,7 +7,8 @@
 Each study is made up by its seed: agents of other accuracies, lengths of answers and prices,
 widths, depths, combiners, sizes, prompts to tune. Nothing is asked over the network. Printed are
 spent over expected, in calls and usd, per study, the share of studies within a factor 1.25, and
-of those whose range holds what was spent.
+of those whose range holds what was spent: of the estimate after the single agents, and as
+`check --probe` makes it before, from one question to each agent.
 
 With `--family` studies are of kinds that the generator above does not make (see `FAMILIES`;
 `all` takes each): syntheses that repeat their writer's own answer or a random one, follow most,
@@ -35,17 +36,22 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any, Final
 
 import dspy
 
-from moa_dspy import MixtureOfAgents, ModelSearch
+from moa_dspy import MixtureOfAgents, ModelSearch, Pool
 from moa_dspy.adapters import PlainChat
+from moa_dspy.architecture import Architecture
 from moa_dspy.calls import CallStore
-from moa_dspy.data import answer_match
+from moa_dspy.data import Splits, answer_match
 from moa_dspy.optimize import PromptOptions, SearchSpace, run_study
-from moa_dspy.optimize.preflight import check_before
+from moa_dspy.optimize.early_facts import Cost
+from moa_dspy.optimize.evaluate import Student
+from moa_dspy.optimize.preflight import LEVELS, check_before, stages_before
+from moa_dspy.optimize.prompts.joint import with_prompts
+from moa_dspy.optimize.shares import AgentEstimate
 from moa_dspy.optimize.study import PreparedStudy
 from moa_dspy.testing import scripted_pool
 
@@ -113,11 +119,10 @@ def study(seed: int) -> dict[str, Any]:
     rng = random.Random(f"estimates-{seed}")
     names = "abcde"[: rng.randint(2, 5)]
     prices = {name: rng.choice((0.1, 0.5, 2.0, 10.0)) for name in names}
-    pool = scripted_pool(
-        {name: agent(name, seed, rng) for name in names},
-        usd_per_million_tokens=prices,
-        reads_all=True,
-        count=count_tokens,
+    scripts = {name: agent(name, seed, rng) for name in names}
+    pool, probed_pool = (
+        scripted_pool(scripts, usd_per_million_tokens=prices, reads_all=True, count=count_tokens)
+        for _ in range(2)
     )
     combines, depth = rng.choice(COMBINES), rng.randint(1, 2)
     width = min(rng.randint(2, 4), len(names))
@@ -133,9 +138,12 @@ def study(seed: int) -> dict[str, Any]:
         display_progress=False,
     )
     first = MixtureOfAgents("question -> answer", names[0], pool=pool, adapter=PlainChat())
-    search.compile(
-        first, trainset=rows("train", 20), valset=rows("val", n_val), testset=rows("test", n_test)
+    train, val, test = (
+        tuple(rows(name, n)) for name, n in (("train", 20), ("val", n_val), ("test", n_test))
     )
+    splits = Splits(train=train, val=val, test=test)
+    checked = checked_before(search, first, splits, probed_pool)
+    search.compile(first, trainset=train, valset=val, testset=test)
     result, spent = search.result, pool.calls.ledger.spending
     return {
         "seed": seed,
@@ -149,7 +157,37 @@ def study(seed: int) -> dict[str, Any]:
         "rows_measured": sum(trial.rows for trial in result.trials) / (n_val * len(result.trials)),
         **compared(result),
         "made": spent.made,
+        "checked": [[cost.calls, cost.usd] for cost in checked],
     }
+
+
+def checked_before(
+    search: ModelSearch, first: MixtureOfAgents, splits: Splits, pool: Pool
+) -> list[Cost]:
+    """Return the cost of the whole study before it: low, likely, high, as a check computes it.
+
+    Each agent is asked the first question of val, from another pool, as the study has to ask it.
+    """
+    options, _ = with_prompts(search.options, Student.of(first), splits.train)
+    program = MixtureOfAgents(first.signature, first.architecture, pool=pool, adapter=PlainChat())
+    asked = str(splits.val[0].question)
+    longer = fmean(count_tokens(row.question) for row in splits.val) - count_tokens(asked)
+    agents = []
+    for name in options.space.agents:
+        (reply,) = program.with_architecture(Architecture.single(name))(
+            question=asked
+        ).mixture.responses
+        prompt, tokens = reply.prompt_tokens + longer, reply.completion_tokens
+        agents.append(
+            AgentEstimate(
+                name,
+                pool.price(name),
+                {"low": 0.9 * prompt, "likely": prompt, "high": 1.1 * prompt},
+                {"low": 0.5 * tokens, "likely": tokens, "high": 2.0 * tokens},
+            )
+        )
+    whole = stages_before(options, splits, agents, Cost())[-1]
+    return [whole.costs[level] for level in LEVELS]
 
 
 @dataclass(frozen=True)
@@ -454,6 +492,17 @@ def is_held(row: dict[str, Any], name: str, place: int) -> bool:
     return bool(low and high and low[place] <= row[name][1] <= high[place])
 
 
+def share_checked(found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the shares of studies that are within the factor, and in the range, of a check."""
+    shares: dict[str, dict[str, float]] = {"within": {}, "held": {}}
+    for place, name in enumerate(("calls", "usd")):
+        spent = [(row[name][1], [ends[place] for ends in row["checked"]]) for row in found]
+        near = [1 / FACTOR <= value / likely <= FACTOR for value, (_, likely, _) in spent]
+        shares["within"][name] = fmean(near)
+        shares["held"][name] = fmean(low <= value <= high for value, (low, _, high) in spent)
+    return shares
+
+
 def main() -> None:
     """Run the studies and print their ratios."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -485,7 +534,9 @@ def main() -> None:
         name: sum(is_held(row, name, place) for row in found) / len(found)
         for place, name in enumerate(("calls", "usd"))
     }
-    more = {"studies": found} if asked.json else {}
+    before = [row for row in found if "checked" in row]
+    more: dict[str, Any] = {"checked": share_checked(before)} if before else {}
+    more |= {"studies": found} if asked.json else {}
     print(json.dumps({"within": within, "held": held, **more}))
 
 

@@ -16,6 +16,7 @@ from moa_dspy.calls import (
     canonical_json,
 )
 from moa_dspy.errors import BudgetReachedError, UnknownCallError
+from tests.calls.fake_clock import FakeClock
 
 CALLER = AgentCalls("a", "served/a", usd_per_prompt_token=0.5, usd_per_completion_token=2.0)
 SAMPLED = {"messages": ["hello"], "config": {"temperature": 0.7, "max_tokens": 10}}
@@ -154,3 +155,20 @@ def test_a_secret_in_a_failure_is_masked_before_it_is_stored() -> None:
     assert stored is not None
     assert stored.failure == "OSError: no access with ***"
     assert "sk-planted" not in repr(caller)
+
+
+def test_loading_of_weights_is_no_part_of_an_answers_seconds() -> None:
+    clock, loads = FakeClock(), [7.0]  # another model was loaded before
+    caller = AgentCalls("a", "local/a", loading=lambda: sum(loads))
+
+    def send() -> dict[str, Any]:
+        if len(loads) == 1:
+            clock.sleep(4.0)
+            loads.append(4.0)
+        clock.sleep(1.5)
+        return {"text": "answer", "usage": {"input_tokens": 4, "output_tokens": 3}}
+
+    calls = Calls(clock=clock)
+    first, second = (calls.answer(calls.prepare(caller, {"n": n}), send) for n in range(2))
+    assert (first.seconds, second.seconds) == (1.5, 1.5)
+    assert clock.slept == [4.0, 1.5, 1.5]

@@ -10,6 +10,7 @@ from dspy import lm15
 
 from moa_dspy.errors import ChecksumError
 from moa_dspy.local import AsyncLocalEngine, LocalEngine, LocalServer, local_engine
+from moa_dspy.local.server import loading_seconds
 
 
 def request(*messages: lm15.Message, **config: Any) -> lm15.Request:
@@ -38,3 +39,11 @@ def test_an_engine_is_built_from_a_file_with_the_right_sum(tmp_path: Path) -> No
     assert engine.server is other.server
     with pytest.raises(ChecksumError, match="but 00 was expected"):
         local_engine(path, sha256="00")
+
+
+def test_finding_and_checking_of_weights_is_counted_as_loading(tmp_path: Path) -> None:
+    path, before = tmp_path / "a.gguf", loading_seconds()
+    path.write_bytes(b"GGUF")
+    with pytest.raises(ChecksumError):
+        local_engine(path, sha256="00")
+    assert loading_seconds() > before

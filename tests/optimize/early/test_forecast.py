@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from moa_dspy import Agent, ModelSearch, Pool
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls import Budget
+from moa_dspy.data import answer_match
 from moa_dspy.optimize.early_facts import AgentCosts, Cost, middle_of
 from moa_dspy.optimize.forecast import StudyPlan, estimated
 from moa_dspy.optimize.prompts.options import TuningEffort
+from moa_dspy.optimize.shares import AgentEstimate, smallest_limit
 from moa_dspy.optimize.space import ProgramSpace, SearchSpace
 from moa_dspy.signatures import AGGREGATE_AND_SYNTHESIZE
 
@@ -288,3 +292,51 @@ def test_a_mixture_of_a_program_is_asked_again_where_it_reads_something_else() -
     # queries are known.
     assert found["single agents"][1].calls == 2 * 2
     assert found["search"][1].calls == 2 * 2 - 2
+
+
+def test_before_agents_are_measured_each_play_ranks_them_anew() -> None:
+    rankings = []
+    unknown = plan(VOTES, n_trials=10, scores={}, replies={}, ballots={})
+
+    def ranked(ranking: Sequence[str]) -> StudyPlan:
+        rankings.append("".join(ranking))
+        return unknown
+
+    estimated(replace(unknown, ranked=ranked))
+    assert len(rankings) == 15  # each simulation is one search
+    assert {"ab", "ba"} == set(rankings)
+
+
+@pytest.mark.parametrize(("share", "seconds"), [(0.5, 20.0), (1.0, 40.0)])
+def test_a_processor_answers_one_question_after_the_other(share: float, seconds: float) -> None:
+    local = replace(ONE, max_concurrent=1, processor_share=share)
+    asked = replace(plan(VOTES, num_threads=4), agents={"a": local, "b": local})
+    # Each of two models answers 10 questions in 2 s each; both at once if each has half the cores.
+    assert estimated(asked).seconds == pytest.approx(seconds)
+
+
+def test_what_is_known_of_a_local_model_before_is_its_time_alone() -> None:
+    local, served = (
+        Agent(name="a", model="local/smollm2-135m-instruct", max_concurrent=4),
+        Agent(name="b", model="openai/x", api_base="http://x/v1", max_concurrent=4),
+    )
+    pool = Pool([local, served])
+    tokens = {"low": 1.0, "likely": 2.0, "high": 4.0}
+    a, b = (
+        AgentEstimate(name, None, tokens, tokens, seconds=3.0).costs("likely", pool)
+        for name in "ab"
+    )
+    assert (a.max_concurrent, a.processor_share) == (1, 1.0)
+    assert (b.max_concurrent, b.processor_share) == (4, 0.0)
+    # Of one answer the time of others is known within a factor of 1.5.
+    ends = [
+        AgentEstimate("b", None, tokens, tokens, seconds=3.0).costs(level, pool).alone.seconds
+        for level in ("low", "high")
+    ]
+    assert ends == pytest.approx([2.0, 4.5])
+    space = SearchSpace(("a", "b"), ("synthesize",))
+    options = ModelSearch(answer_match, pool, space=space, num_threads=4).options
+    asked = {"a": 10, "b": 10}
+    found = smallest_limit(options, "seconds", {"a": 3.0, "b": 3.0}, asked, {"a": 5, "b": 5})
+    # Alone: 10 of 3 s, and 10 of 3 s at four times; on test the same 5; a last answer and 5 s.
+    assert found == pytest.approx((30 + 7.5) + (15 + 3.75) + 3 + 5)

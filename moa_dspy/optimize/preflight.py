@@ -347,10 +347,10 @@ def _probed(
     estimate = replace(agent, seconds=response.seconds, reply=text)
     if not response.prompt_tokens or not response.completion_tokens:
         return estimate
-    return _with_tokens(estimate, response, n_counted)
+    return with_tokens(estimate, response, n_counted)
 
 
-def _with_tokens(agent: AgentEstimate, response: Response, n_counted: int) -> AgentEstimate:
+def with_tokens(agent: AgentEstimate, response: Response, n_counted: int) -> AgentEstimate:
     """Return the estimate with the tokens of one response, whose prompt has ``n_counted``."""
     # Rows differ: one answer predicts the length of the others within a factor of two.
     most = agent.reply_tokens["high"]

@@ -205,9 +205,12 @@ def test_share(
     measured = [outcome for several in outcomes.values() for outcome in several]
     n_asked = max(sum(outcome.calls for outcome in measured), 1)
     needed = n_test * max(1.5 * len(outcomes), 1 + max(possible_calls, default=0))
-    units = ("tokens", "usd", "seconds")
-    per_call = {unit: sum(getattr(one, unit) for one in measured) / n_asked for unit in units}
-    per_call |= {"calls": 1.0, "seconds": per_call["seconds"] / num_threads}
+    per_call = {
+        "calls": 1.0,
+        "tokens": sum(outcome.tokens for outcome in measured) / n_asked,
+        "usd": sum(outcome.usd for outcome in measured) / n_asked,
+        "seconds": sum(outcome.seconds for outcome in measured) / n_asked / num_threads,
+    }
     # Each agent, the pick, three baselines, and the pick against the best single agent.
     judging = (judged or Cost()) * (n_test * (len(outcomes) + 5))
     judging = replace(judging, seconds=judging.seconds / num_threads)

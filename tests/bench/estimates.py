@@ -49,7 +49,7 @@ from moa_dspy.data import Splits, answer_match
 from moa_dspy.optimize import PromptOptions, SearchSpace, run_study
 from moa_dspy.optimize.early_facts import Cost
 from moa_dspy.optimize.evaluate import Student
-from moa_dspy.optimize.preflight import LEVELS, check_before, stages_before
+from moa_dspy.optimize.preflight import LEVELS, check_before, stages_before, with_tokens
 from moa_dspy.optimize.prompts.joint import with_prompts
 from moa_dspy.optimize.shares import AgentEstimate
 from moa_dspy.optimize.study import PreparedStudy
@@ -177,15 +177,9 @@ def checked_before(
         (reply,) = program.with_architecture(Architecture.single(name))(
             question=asked
         ).mixture.responses
-        prompt, tokens = reply.prompt_tokens + longer, reply.completion_tokens
-        agents.append(
-            AgentEstimate(
-                name,
-                pool.price(name),
-                {"low": 0.9 * prompt, "likely": prompt, "high": 1.1 * prompt},
-                {"low": 0.5 * tokens, "likely": tokens, "high": 2.0 * tokens},
-            )
-        )
+        most = {"high": float(pool[name].max_tokens)}
+        known = AgentEstimate(name, pool.price(name), {"likely": longer}, most)
+        agents.append(with_tokens(known, reply, 0))
     whole = stages_before(options, splits, agents, Cost())[-1]
     return [whole.costs[level] for level in LEVELS]
 

@@ -37,7 +37,7 @@ _NO_CHAT: Final = re.compile(r"embed|rerank|whisper|tts|clip|bge-|e5-", re.IGNOR
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model that can be used here: its name in a pool file, and where it was found, for display.
+    """A model that can be used here: its name in a pool file, and where it was found.
 
     Without an ``api_base`` the URL is the vendor's; without an ``api_key_env`` no key is needed.
     """
@@ -104,8 +104,7 @@ def init(
     typer.echo(f"{data}: {profile.n_rows} rows; {_in_line(in_names)} -> {_in_line(out_names)}")
     found = [f"found {model.model} ({model.origin})" for model in models]
     notes = [f"note: {note}" for note in draft.notes()]
-    for line in [*notes, *found, *(f"wrote {file}" for file in texts)]:
-        typer.echo(line)
+    typer.echo("\n".join([*notes, *found, *(f"wrote {file}" for file in texts)]))
     shown = shlex.quote(str(study))
     typer.echo(f"next: moa-dspy check {shown} --probe\nthen: moa-dspy optimize {shown}")
 
@@ -156,6 +155,11 @@ def _roles(
     """Return the input columns and those with right answers; ask the user if unclear."""
     profile.check_columns(inputs, "--input")
     profile.check_columns(outputs, "--output")
+    if not outputs and {"question", "agent", "answer"} <= set(profile.columns):
+        raise DataError(
+            f"{profile.source} has the columns of a table of answers of several agents: write a "
+            'study with `reader = "recorded"` (docs/guides/recorded_table.md), or give --output.'
+        )
     out_names = list(outputs)
     if not out_names:
         guess = profile.guess_output()
@@ -396,11 +400,9 @@ class StudyDraft:
 
     def _task(self) -> Iterator[str]:
         fields, kind = self._fields, self._kind
-        input_names, output_names = (
-            ", ".join(fields[c] for c in part) for part in (self.inputs, self.outputs)
-        )
+        sides = (", ".join(fields[c] for c in part) for part in (self.inputs, self.outputs))
         yield "[task]"
-        yield f"signature = {_toml(f'{input_names} -> {output_names}')}"
+        yield f"signature = {_toml(' -> '.join(sides))}"
         yield "# The task in a sentence or two: say here what a person would have to know."
         yield f"instructions = {_toml(kind.task(self.inputs, self.outputs))}"
         if len(self.outputs) == 1:
@@ -417,8 +419,7 @@ class StudyDraft:
 
         fields, faults = self._fields, self.faults
         renamed = [f"{f} = {_toml(c)}" for c, f in fields.items() if f != c]
-        yield "[data]"
-        yield f"path = {_toml(self.path)}"
+        yield f"[data]\npath = {_toml(self.path)}"
         yield f"inputs = {_toml([fields[c] for c in self.inputs])}"
         yield f"outputs = {_toml([fields[c] for c in self.outputs])}"
         if renamed:
@@ -441,8 +442,7 @@ class StudyDraft:
         yield f"combines = {_toml(['synthesize'] if is_text else ['vote', 'synthesize'])}"
         yield "max_depth = 1\nmax_width = 3\n\n[search]\nn_trials = 20"
         yield f"num_threads = {4 if are_here else 8}    # questions at the same time"
-        yield ""
-        yield "# A budget is never exceeded; `moa-dspy check` tells the smallest that works."
+        yield "\n# A budget is never exceeded; `moa-dspy check` tells the smallest that works."
         yield "# [budget]\n# seconds = 3600" if are_here else "[budget]\ncalls = 20000"
 
 

@@ -291,9 +291,12 @@ def _for_less(
     cost = _compared_cost(options, single) if single.is_whole and on_val.is_whole else None
     if cost is None:
         return {}
-    most = _costs(on_val)[cost]
-    cheaper = [record for record in front if getattr(record, cost) < most]
-    members = [read_architecture(r.architecture) for r in cheaper[:MOST_TESTED_OF_FRONT]]
+    # Means of the same numbers, added in another order, differ by rounding.
+    most, own = _costs(on_val)[cost] * (1 - 1e-9), str(single.baseline.architecture)
+    cheaper = [r for r in front if r.architecture != own and getattr(r, cost) < most]
+    # Of many, some from the best to the cheapest.
+    places = np.unique(np.linspace(0, len(cheaper) - 1, MOST_TESTED_OF_FRONT).round().astype(int))
+    members = [read_architecture(cheaper[i].architecture) for i in places if cheaper]
     systems = {str(candidate): measure(Baseline("front", candidate)) for candidate in members}
     whole = {name: system for name, system in systems.items() if system.is_whole}
     return cost_verdicts(

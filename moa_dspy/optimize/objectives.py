@@ -103,10 +103,7 @@ class SecondsObjective(Objective):
 
 @dataclass(frozen=True, slots=True)
 class DiversityObjective(Objective):
-    """Mean diversity of the texts that the last step reads; 0 for a single agent.
-
-    Values are cached by the texts.
-    """
+    """Mean diversity of the texts that the last step reads; 0 for a single agent."""
 
     metric: DiversityMetric = field(default_factory=Disagreement)
     direction: ClassVar[Literal["maximize", "minimize"]] = "maximize"
@@ -229,12 +226,23 @@ def front(
     ]
     if len(counted) < 2:
         return ()
-    ordered = sorted(admitted, key=lambda record: (record.calls, record.architecture))
+    known = {record.architecture: record for record in admitted}
+    # The shrunken scores of equal systems differ, so such a vote could push its agent out.
+    kept = [record for record in admitted if not _is_idle_vote(record, known)]
+    ordered = sorted(kept, key=lambda record: (record.calls, record.architecture))
     points: dict[Point, TrialRecord] = {}
     for record in ordered:
         points.setdefault(_point(record, counted, shrunk), record)
-    kept = [point for point in points if not any(_dominates(other, point) for other in points)]
-    return tuple(points[point] for point in sorted(kept, reverse=True))
+    best = [point for point in points if not any(_dominates(other, point) for other in points)]
+    return tuple(points[point] for point in sorted(best, reverse=True))
+
+
+def _is_idle_vote(record: TrialRecord, known: Mapping[str, TrialRecord]) -> bool:
+    """True for a vote of two that gave the answers of its tie-breaker, which is ``known``."""
+    vote = read_architecture(record.architecture)
+    alone = known.get(vote.aggregator or "")
+    is_vote_of_two = vote.combine == "vote" and len(vote.agents) == 2
+    return is_vote_of_two and alone is not None and alone.score == record.score
 
 
 def knee(
@@ -395,8 +403,8 @@ def stopping_vote(
     """
     members, ballots = vote.layers[-1], evidence.ballots
     # If a larger group agrees, the remaining members cannot change the answer anyway.
-    most: dict[str, float] = {"lead": 0 if asks_all else 1, "agree": len(members) // 2}
-    fit = [stop for stop in stops if stop[1] <= most[stop[0]]]
+    half = len(members) // 2
+    fit = [(kind, n) for kind, n in stops if (n <= half if kind == "agree" else not asks_all)]
     if ballots is None or len(members) < 3 or not fit:
         return None
     best_first = tuple(sorted(members, key=evidence.ranking.index))
@@ -437,7 +445,5 @@ def cheapest_as_good(
         if candidate.is_whole and candidate.is_admitted and bound >= -NEGLIGIBLE * min_gain:
             as_good.append(records[candidate.architecture])
     priced = [record for record in as_good if getattr(record, cost) is not None]
-    best = min(
-        priced, key=lambda record: (getattr(record, cost), -record.score), default=as_good[0]
-    )
+    best = min(priced, key=lambda r: (getattr(r, cost), -r.score), default=as_good[0])
     return None if best is as_good[0] else best

@@ -143,7 +143,8 @@ def _estimate(estimate: StudyEstimate) -> str:
     unit, most = estimate.capped_by, estimate.ceiling
     if unit is None or most is None:
         return f"{whole}."
-    limit = duration(most) if unit == "seconds" else f"{amount(most)} {unit}"
+    limits = {"usd": f"{amount(most)} usd", "seconds": duration(most)}
+    limit = limits.get(unit, f"{most:,.0f} {unit}")
     return f"{whole}. Its budget of {limit} is enough for about {100 * estimate.share:.0f} % of it."
 
 
@@ -241,16 +242,17 @@ def _front(result: StudyResult) -> Iterator[str]:
     if not result.front:
         return
     records = {record.architecture: record for record in result.trials}
-    n = len(result.front)
-    shown = "the only architecture" if n == 1 else f"{n} architectures"
-    yield f"Front: {shown} that no other beats on every objective; on val, per question:"
-    for name in result.front[:MOST_OF_FRONT]:
+    which = "the only architecture" if (n := len(result.front)) == 1 else f"{n} architectures"
+    yield f"Front: {which} that no other beats on every objective; on val, per question:"
+    proven = {name for name, entry in result.front_verdicts.items() if entry.kind == "as_good"}
+    shown = [name for i, name in enumerate(result.front) if i < MOST_OF_FRONT or name in proven]
+    for name in shown:
         mark = " (knee)" if name == result.knee else ""
         yield f"- {name}{mark}{measured_text(records.get(name))}"
         if name in result.front_verdicts:
             yield f"  {result.front_verdicts[name].text}"
-    if n > MOST_OF_FRONT:
-        yield f"- and {n - MOST_OF_FRONT} more in the result."
+    if n > len(shown):
+        yield f"- and {n - len(shown)} more in the result."
     if result.knee is not None:
         yield f"Knee: {result.knee}, if the objectives are equally important."
     yield from _savings(result)
@@ -267,8 +269,7 @@ def _savings(result: StudyResult) -> Iterator[str]:
     proven = {name: entry for name, entry in result.savings.items() if entry.kind == "as_good"}
     if not proven:
         return
-    name = min(proven, key=lambda system: proven[system].ratio)
-    saving = proven[name]
+    name, saving = min(proven.items(), key=lambda item: item[1].ratio)
     yield (
         f"As good as the pick for {100 * (1 - saving.ratio):.0f} % {_LESS[saving.cost]}: {name}, "
         f"{points(saving.estimate, sign='+')} points {saving.interval.ends} against the pick on "
@@ -310,16 +311,15 @@ def _fate(prompt: Mapping[str, Any]) -> str:
 def _spent(result: StudyResult) -> Iterator[str]:
     n, size = len(result.trials), result.space_size
     space = "" if size is None else f" of {size:,} possible"
-    if size is not None and n > size:
+    if n > (size or n):
         space = f"; the space has {size:,}, and baselines outside it were measured too"
     end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
     yield f"Search: {n:,} architectures measured{space}{end}."
     is_late = " seconds is reached" in (result.stopped_by or "")
     beyond = " in all; a budget of seconds ends calls, not the computation of the result"
-    yield (
-        f"Cost: {result.calls_made:,} calls made, {result.calls_reused:,} reused, "
-        f"{paid(result.usd)}, {duration(result.seconds)}{beyond if is_late else ''}."
-    )
+    usd = result.usd if result.calls_made else 0.0
+    spent = f"{result.calls_made:,} calls made, {result.calls_reused:,} reused, {paid(usd)}"
+    yield f"Cost: {spent}, {duration(result.seconds)}{beyond if is_late else ''}."
     if failed := _counts({agent: str(n) for agent, n in result.failures.items() if n}):
         yield f"Failed responses: {failed}."
         yield from (f"{n:,} times: {text}" for text, n in result.failure_reasons.items())

@@ -103,13 +103,11 @@ class ModelSearch(Teleprompter):
         num_threads: Examples measured at the same time.
         seed: Seed of all random choices.
         sampler: An Optuna sampler that proposes instead of ``PerformanceDiversitySampler``.
-        callbacks: Functions of (study, trial), called after each finished trial, as in Optuna;
-            ``study.stop()`` ends the trials.
+        callbacks: Called with (study, trial) after each trial; ``study.stop()`` ends the trials.
         prompts: Options for searching the aggregator's prompt too, which is tuned on the trainset.
         judge: A judge of ``moa_dspy.judges``, or ``JudgeOptions`` with one; the score is then
             the win rate against one reference.
-        predictor: Path of a predictor of the student, such as ``answer``: a mixture is searched
-            in its place, and the rest of the program stays the same.
+        predictor: Path of the student's predictor, such as ``answer``, that a mixture replaces.
         storage: Optuna's storage of the trials, or its URL; default: memory.
         display_progress: Whether ``compile`` shows its progress on standard error.
 
@@ -295,7 +293,8 @@ def run_search(
         judged = check_by_probe(options, evaluator, splits, progress, judging)
         singles = _single_agents(options, evaluator, splits.val, progress, judging)
     facts = None if judging is None else judging.facts()
-    early = singles.early_facts(options, splits, budget=ledger.budget, judged=judged, judge=facts)
+    budget = Budget() if options.pool.calls.replay_only else ledger.budget  # a replay is free
+    early = singles.early_facts(options, splits, budget=budget, judged=judged, judge=facts)
     early = plural_facts(early) if (is_program := isinstance(program, ProgramStudent)) else early
     progress.show("early facts", early=early)
     options = replace(options, space=singles.searched(options.space))
@@ -306,6 +305,7 @@ def run_search(
     phases, choice = loop.run(ends_on_interrupt=ends_on_interrupt), loop.choose()
     random = loop.measure_random_baseline(phases[-1])
     best = loop.best_single()
+    progress.show("expected score")
     fronts = front_of(loop.builder, choice), _for_less(loop, choice)
     held = cross_fitted(loop.builder.evidence(), seed=options.seed, is_free=loop.has_tried_votes)
     with spending_under(ledger):

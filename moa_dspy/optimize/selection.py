@@ -255,7 +255,7 @@ class Choice:
         key, ballots = key_of(self.picked), evidence.ballots
         if ballots is not None and isinstance(key, tuple):
             return ballots.vote(key, ranking=self.ranking)
-        is_whole = self.picked.depth == 1 and not stops_early(self.picked)
+        is_whole = self.picked.chooses_among_singles and not stops_early(self.picked)
         if ballots is not None and self.picked.weights and is_whole:
             members, weights = self.picked.layers[-1], dict(self.picked.weights)
             return ballots.vote(members, ranking=self.ranking, weights=weights)
@@ -369,11 +369,13 @@ def gains_over(evidence: Evidence, incumbent: Key, *, pseudo: int) -> dict[Key, 
         gain, error, caution = whole
         stop: StopRule = ("agree", vote.agree) if vote.agree else ("lead", vote.lead or 0)
         read = [vote.layers[-1][seat] for seat in vote.reading]
-        read.sort(key=(vote.aggregator or read[0]).__ne__)
+        decider = vote.aggregator or read[0]
+        if vote.agree and decider != read[0]:
+            continue  # the group that must agree is then not that of the members asked first
+        read.sort(key=lambda name: name != decider)
         weights, columns = dict(vote.weights), max(1, pseudo // COLUMNS_SHARE)
-        stopped = stop_early(
-            evidence.ballots, read, [stop], weights, seed=evidence.seed, columns=columns
-        )
+        seed, ballots = evidence.seed, evidence.ballots
+        stopped = stop_early(ballots, read, [stop], weights, seed=seed, columns=columns)
         change, spread = float(stopped.gains[0]), float(stopped.errors[0])
         taken, both = caution * error + CAUTION * spread, hypot(error, spread)
         gains[vote] = gain + change, both, taken / both if both else 0.0

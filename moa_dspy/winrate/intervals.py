@@ -199,6 +199,8 @@ def _difference_bounds(gap: Vector, counts: Vector, confidence: float) -> tuple[
         return _scaled_tango(gap, counts, 1.0, confidence)
     if float(np.ptp(differ)) < 1e-12 and 2 * differ.size <= gap.size:
         return _scaled_tango(gap, counts, float(differ[0]), confidence)
+    if float(counts.sum()) <= 1:
+        return -1.0, 1.0  # one example shows no spread
     low, high = _skewed_t(gap, counts, confidence)
     if 2 * differ.size <= gap.size:
         scale = float(counts @ sizes**2) / float(counts @ sizes)

@@ -47,7 +47,7 @@ def sign_flip_mid_p(differences: Scores, *, counts: Scores | None = None) -> flo
     sqrt(sum(c D))``, with ``D`` the sum of squares of the differences of weight ``c``.
 
     Time grows with the number of differences times their sum in steps: 10 ms for 200 graded
-    examples.
+    examples. Differences are rounded to thousandths, so those below 0.0005 are ties.
 
     Raises:
         MetricError: no difference, one that is not finite, or counts as in ``paired_interval``.
@@ -110,7 +110,8 @@ def decision_interval(
     all losses have one size, the lower end is exact (Clopper & Pearson 1934), and so is the upper
     end where ``b`` is never better: with 200 examples, 3 % lost and none won, Tango's end is too
     high in 5.9 % of cases. Where all examples tie the ends are at ``1 - alpha^(1/n)``, about
-    3 / n. ``counts`` is that of ``paired_interval``.
+    3 / n, and such an exact end is never closer to 0: small losses do not exclude a great one.
+    ``counts`` is that of ``paired_interval``.
 
     Returns:
         An interval of confidence 1 - 2 alpha.
@@ -149,9 +150,9 @@ def non_inferiority_p(
     gap, counted = first - second, counts_of(counts, len(first))
     if (lost := _losses_alone(gap, counted)) is not None:
         n, (n_lost, size) = float(counted.sum()), lost
-        if margin > size:
-            return 0.0  # losses of this size never add up to the margin
-        return _chance_of_losses(n_lost, n, margin / size)
+        # Losses of this size may never add up to the margin, but others may not have been seen.
+        p = 0.0 if margin > size else _chance_of_losses(n_lost, n, margin / size)
+        return max(p, (1 - margin) ** n)
     if float(counted @ gap) / float(counted.sum()) <= -margin:
         return 1 - _level_at(second, first, margin, counts)
     # A proof of "better" is a proof of "not worse", so the smaller p-value counts.
@@ -183,9 +184,8 @@ def _most_lost(gap: Vector, counts: Vector, low: float, alpha: float) -> float:
     from scipy.special import betaincinv
 
     n, (n_lost, size) = float(counts.sum()), lost
-    if n_lost >= n:
-        return size
-    return size * float(betaincinv(n_lost + 1, n - n_lost, 1 - alpha))
+    share = 1.0 if n_lost >= n else float(betaincinv(n_lost + 1, n - n_lost, 1 - alpha))
+    return max(size * share, 1 - alpha ** (1 / n))
 
 
 def _level_at(a: Vector, b: Vector, bound: float, counts: Scores | None) -> float:

@@ -211,7 +211,8 @@ def stopped_scores(
     won, ahead = _leaders(codes, scores, weights)
     left = weights.sum() - weights.cumsum()
     columns = np.arange(codes.shape[1])
-    exact = _first_true((ahead >= left[:, None] - _ROUNDED) & (not asks_all))
+    # The rest may draw an answer level that was given earlier, which then wins the tie.
+    exact = _first_true((ahead > left[:, None] + _LATER / 2) & (not asks_all))
     stopped = [(won[-1], exact)]
     for kind, value in reversed(stops):
         if kind == "lead":
@@ -250,7 +251,9 @@ def _leaders(
         top = totals[leader, at]
         won[place] = worth[leader, at]
         totals[leader, at] = -1.0
-        ahead[place] = top - np.maximum(totals.max(0), 0.0)
+        second = totals.max(0)
+        # An answer that was not given yet loses every tie.
+        ahead[place] = top - np.where(second > 0, second, -_LATER * n_members)
         totals[leader, at] = top
     return won, ahead
 

@@ -152,7 +152,7 @@ def non_inferiority_p(
         n, (n_lost, size) = float(counted.sum()), lost
         # Losses of this size may never add up to the margin, but others may not have been seen.
         p = 0.0 if margin > size else _chance_of_losses(n_lost, n, margin / size)
-        return max(p, (1 - margin) ** n)
+        return max(p, float((1 - margin) ** n))
     if float(counted @ gap) / float(counted.sum()) <= -margin:
         return 1 - _level_at(second, first, margin, counts)
     # A proof of "better" is a proof of "not worse", so the smaller p-value counts.
@@ -185,7 +185,7 @@ def _most_lost(gap: Vector, counts: Vector, low: float, alpha: float) -> float:
 
     n, (n_lost, size) = float(counts.sum()), lost
     share = 1.0 if n_lost >= n else float(betaincinv(n_lost + 1, n - n_lost, 1 - alpha))
-    return max(size * share, 1 - alpha ** (1 / n))
+    return max(size * share, 1 - float(alpha ** (1 / n)))
 
 
 def _level_at(a: Vector, b: Vector, bound: float, counts: Scores | None) -> float:

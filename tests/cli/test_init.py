@@ -357,3 +357,12 @@ def test_splits_named_as_on_the_hub_are_used(run: Run, tmp_path: Path, models: C
     ]
     study = drafted(run, models, jsonl(tmp_path / "t.jsonl", rows))
     assert study["data"]["split_column"] == "split"
+
+
+def test_a_table_of_several_agents_answers_is_told_its_reader(run: Run, tmp_path: Path) -> None:
+    rows = [f"q{i},{agent},{i},1" for i in range(20) for agent in ("a", "b")]
+    (tmp_path / "t.csv").write_text("\n".join(["question,agent,answer,score", *rows]), "utf-8")
+    found = run("init", "t.csv")
+    assert found.exit_code == 2
+    assert 'write a study with `reader = "recorded"`' in found.stderr
+    assert not (tmp_path / "study.toml").exists()

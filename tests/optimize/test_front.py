@@ -83,6 +83,16 @@ def test_of_equals_the_one_with_fewest_calls_stays() -> None:
     assert texts(front([dear, BLANK], BOTH)) == ["x"]
 
 
+def test_a_vote_that_gives_its_tie_breakers_answers_takes_no_place() -> None:
+    # Of two members the second is not asked; only the shrunken scores differ.
+    agent, vote = (replace(BLANK, architecture=name) for name in ("b", "a + b > vote(b)"))
+    shrunk = {"b": 0.61, "a + b > vote(b)": 0.62}
+    assert texts(front([agent, vote], BOTH, shrunk=shrunk)) == ["b"]
+    # If the agent left questions unanswered, the other member answered them.
+    better = replace(vote, score=0.6)
+    assert texts(front([agent, better], BOTH, shrunk=shrunk)) == ["a + b > vote(b)"]
+
+
 def test_every_objective_has_a_name() -> None:
     assert names_of([make() for make in OBJECTIVES.values()]) == tuple(OBJECTIVES)
 

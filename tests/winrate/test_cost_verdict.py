@@ -191,3 +191,22 @@ def test_refuses_costs_that_say_nothing() -> None:
         cost_verdicts({"a": a}, b, costs={}, single_costs=GRAND)
     with pytest.raises(MetricError, match=r"`margin` must be between 0 and 1, but got 3"):
         cost_verdict(a, b, costs=CHEAP, single_costs=GRAND, margin=3)
+
+
+def test_small_graded_losses_exclude_no_great_one() -> None:
+    # Two questions with one small loss are no proof of a loss below 3 points.
+    assert non_inferiority_p([0.98, 1.0], [1.0, 1.0], margin=0.03) == pytest.approx(0.97**2)
+    assert decision_interval([0.98, 1.0], [1.0, 1.0]).low == pytest.approx(-(1 - 0.05**0.5))
+    # With 200 of them a loss of 3 points is excluded: 0.97^200 = 0.0023.
+    few, all_right = [0.98] * 5 + [1.0] * 195, [1.0] * 200
+    assert non_inferiority_p(few, all_right, margin=0.03) == pytest.approx(0.97**200)
+    # More losses of one size never make the proof stronger.
+    ps = [
+        non_inferiority_p([0.75] * k + [1.0] * (50 - k), [1.0] * 50, margin=0.03) for k in range(8)
+    ]
+    assert ps == sorted(ps)
+
+
+def test_less_than_two_independent_graded_examples_tell_nothing() -> None:
+    found = decision_interval([0.1, 0.3], [0.2, 0.1], counts=[0.4, 0.4])
+    assert (found.low, found.high) == (-1.0, 1.0)

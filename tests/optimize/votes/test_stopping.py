@@ -11,7 +11,13 @@ import pytest
 from moa_dspy.architecture import Architecture
 from moa_dspy.optimize.objectives import cheapest_as_good, stopping_vote
 from moa_dspy.optimize.result import TrialRecord
-from moa_dspy.optimize.selection import CandidateScores, Choice, Evidence, architecture_of
+from moa_dspy.optimize.selection import (
+    CandidateScores,
+    Choice,
+    Evidence,
+    architecture_of,
+    gains_over,
+)
 from moa_dspy.optimize.votes import Ballots
 from moa_dspy.optimize.votes.ballots import StopRule, stopped_scores
 from moa_dspy.optimize.votes.weights import stop_early
@@ -44,13 +50,20 @@ def test_leads_over_many_rows_are_those_of_the_waves() -> None:
         for i, (_, share) in enumerate(LEADS):
             waves = Waves(tuple(weights), tuple(range(n)), lead=Fraction(share))
             for column, row in enumerate(rows):
-                said: dict[int, int | None] = {}
-                while due := waves.due(said):
-                    said |= {p: None if row[p] < 0 else row[p] for p in due}
-                assert asked[i, column] == len(said)
-                assert won[i, column] == _vote(row, weights, scores[:, column], len(said))
+                n_asked = _asked_by_waves(waves, row)
+                assert asked[i, column] == n_asked
+                assert won[i, column] == _vote(row, weights, scores[:, column], n_asked)
         for column, row in enumerate(rows):
             assert won[-1, column] == _vote(row, weights, scores[:, column], n)
+            # The whole vote asks until the rest cannot even draw an earlier answer level.
+            assert asked[-1, column] == _asked_by_waves(Waves(tuple(weights), tuple(range(n))), row)
+
+
+def _asked_by_waves(waves: Waves, row: list[int]) -> int:
+    said: dict[int, int | None] = {}
+    while due := waves.due(said):
+        said |= {p: None if row[p] < 0 else row[p] for p in due}
+    return len(said)
 
 
 def _vote(row: list[int], weights: list[int], scores: np.ndarray, n: int) -> float:
@@ -127,6 +140,17 @@ def test_where_all_are_asked_at_once_only_a_group_that_agrees_saves_calls() -> N
     won, asked = stopped_scores(*inputs, asks_all=True)
     assert asked[:, :5].tolist() == [[5, 5, 2, 2, 2], [5] * 5]
     assert won.tolist() == stopped_scores(*inputs)[0].tolist()
+
+
+def test_a_group_that_does_not_begin_with_the_decider_is_not_judged_on_redrawn_answers() -> None:
+    # The program asks a and b first, and c decides ties.
+    measured = [
+        CandidateScores(Architecture.parse(text), np.ones(60), calls=2, usd=0.0)
+        for text in ("a + b + c + d > vote(c; agree=2)", "a + b + c + d > vote(a; agree=2)")
+    ]
+    evidence = evidence_of(fifths(), *measured).counted(6_000)
+    gains = gains_over(evidence, ("a",), pseudo=6_000)
+    assert [entry.architecture in gains for entry in measured] == [False, True]
 
 
 def test_larger_groups_and_leads_lose_less_and_ask_more() -> None:

@@ -404,7 +404,7 @@ def stopping_vote(
     members, ballots = vote.layers[-1], evidence.ballots
     # If a larger group agrees, the remaining members cannot change the answer anyway.
     half = len(members) // 2
-    fit = [(kind, n) for kind, n in stops if (n <= half if kind == "agree" else not asks_all)]
+    fit = [rule for rule in stops if (rule[1] <= half if rule[0] == "agree" else not asks_all)]
     if ballots is None or len(members) < 3 or not fit:
         return None
     best_first = tuple(sorted(members, key=evidence.ranking.index))

@@ -161,6 +161,10 @@ def test_a_long_front_is_cut() -> None:
     assert [line for line in lines if line.startswith("- m")] == [f"- m{i}" for i in range(8)]
     assert "- and 3 more in the result." in lines
     assert not [line for line in lines if line.startswith("Knee")]
+    # What is cheap is last; where test shows it as good it is told all the same.
+    proven = replace(many, front_verdicts={"m10": FOR_LESS})
+    assert [line for line in result_lines(proven) if line.startswith("- m")][8:] == ["- m10"]
+    assert "- and 2 more in the result." in result_lines(proven)
 
 
 @pytest.mark.parametrize("width", [60, 100])

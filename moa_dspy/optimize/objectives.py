@@ -227,7 +227,7 @@ def front(
     if len(counted) < 2:
         return ()
     known = {record.architecture: record for record in admitted}
-    # The shrunken scores of equal systems differ, so such a vote could push its agent out.
+    # A vote that gives its tie-breaker's answers has another shrunken score than that agent.
     kept = [record for record in admitted if not _is_idle_vote(record, known)]
     ordered = sorted(kept, key=lambda record: (record.calls, record.architecture))
     points: dict[Point, TrialRecord] = {}

@@ -28,6 +28,7 @@ SEARCH_STAGES: Final = (
     "search",
     "prompts",
     "random baseline",
+    "expected score",
     "test",
 )
 """The stages of a search, in order; ``search`` and ``prompts`` may alternate."""

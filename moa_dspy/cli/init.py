@@ -153,13 +153,13 @@ def _roles(
     profile: TableProfile, inputs: Sequence[str], outputs: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Return the input columns and those with right answers; ask the user if unclear."""
+    from moa_dspy.data.recorded import NEEDED
+
     profile.check_columns(inputs, "--input")
     profile.check_columns(outputs, "--output")
-    if not outputs and {"question", "agent", "answer"} <= set(profile.columns):
-        raise DataError(
-            f"{profile.source} has the columns of a table of answers of several agents: write a "
-            'study with `reader = "recorded"` (docs/guides/recorded_table.md), or give --output.'
-        )
+    if not outputs and set(NEEDED) <= set(profile.columns):
+        how = 'write a study with `reader = "recorded"` (docs/guides/recorded_table.md)'
+        raise DataError(f"{profile.source} has answers of several agents: {how}, or give --output.")
     out_names = list(outputs)
     if not out_names:
         guess = profile.guess_output()

@@ -42,7 +42,7 @@ from moa_dspy.winrate.verdict import (
 )
 
 MOST_TESTED_OF_FRONT = 8
-"""Most members of the Pareto front that are measured on test, as each costs like a baseline."""
+"""Most members of a front that are tested, from best to cheapest, as each costs like a baseline."""
 _UNKNOWN = Interval(0.0, -1.0, 1.0, 0.95)  # for a difference that was not measured
 _CHOSEN = ("pick", "best_single", "best_without_limits", "own_prompt")
 _ORDER = (*_CHOSEN, "self_moa", "top_k", "random", "oracle")
@@ -294,9 +294,9 @@ def _for_less(
     # Means of the same numbers, added in another order, differ by rounding.
     most, own = _costs(on_val)[cost] * (1 - 1e-9), str(single.baseline.architecture)
     cheaper = [r for r in front if r.architecture != own and getattr(r, cost) < most]
-    # Of many, some from the best to the cheapest.
-    places = np.unique(np.linspace(0, len(cheaper) - 1, MOST_TESTED_OF_FRONT).round().astype(int))
-    members = [read_architecture(cheaper[i].architecture) for i in places if cheaper]
+    n = min(len(cheaper), MOST_TESTED_OF_FRONT)
+    chosen = (cheaper[round(i * (len(cheaper) - 1) / max(n - 1, 1))] for i in range(n))
+    members = [read_architecture(record.architecture) for record in chosen]
     systems = {str(candidate): measure(Baseline("front", candidate)) for candidate in members}
     whole = {name: system for name, system in systems.items() if system.is_whole}
     return cost_verdicts(

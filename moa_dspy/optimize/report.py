@@ -311,7 +311,7 @@ def _fate(prompt: Mapping[str, Any]) -> str:
 def _spent(result: StudyResult) -> Iterator[str]:
     n, size = len(result.trials), result.space_size
     space = "" if size is None else f" of {size:,} possible"
-    if n > (size or n):
+    if size is not None and n > size:
         space = f"; the space has {size:,}, and baselines outside it were measured too"
     end = f"; {result.stopped_by.rstrip('.')}" if result.stopped_by else ""
     yield f"Search: {n:,} architectures measured{space}{end}."

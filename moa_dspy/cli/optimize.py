@@ -18,6 +18,8 @@ from moa_dspy.cli.report import Report, print_wide
 from moa_dspy.cli.serve import agents_of_run, pool_option, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from moa_dspy.optimize.preflight import Preflight
     from moa_dspy.optimize.result import StudyResult
     from moa_dspy.optimize.run import StudyEnd
@@ -199,24 +201,32 @@ def _show_check(preflight: Preflight) -> None:
 
 
 def _agents_table(preflight: Preflight) -> Any:
+    """Return a row for each agent, with the columns in which something is known."""
     from rich.table import Table
 
     names = ("agent", "usd per million tokens", "source", "prompt", "reply", "seconds", "says")
-    table = Table(*names)
-    for agent in preflight.agents:
-        usd, source = price_texts(agent.price)
-        low, high = (agent.reply_tokens[level] for level in ("low", "high"))
-        seconds = "" if agent.seconds is None else f"{agent.seconds:.2f}"
-        table.add_row(
+    rows = [
+        (
             agent.name,
-            usd,
-            source,
-            f"{agent.prompt_tokens['likely']:,.0f}",
-            f"{low:,.0f} to {high:,.0f}",
-            seconds,
+            *price_texts(agent.price),
+            _range_text(agent.prompt_tokens, "likely", "likely"),
+            _range_text(agent.reply_tokens, "low", "high"),
+            "" if agent.seconds is None else f"{agent.seconds:.2f}",
             agent.reply or "",
         )
+        for agent in preflight.agents
+    ]
+    columns = [(name, *cells) for name, *cells in zip(names, *rows, strict=True) if any(cells)]
+    table = Table(*(name for name, *_ in columns))
+    for row in zip(*(cells for _, *cells in columns), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _range_text(tokens: Mapping[str, float], low: str, high: str) -> str:
+    """Return a range of tokens; "" if they are unknown."""
+    ends = dict.fromkeys(f"{tokens[level]:,.0f}" for level in (low, high) if level in tokens)
+    return " to ".join(ends)
 
 
 def price_texts(price: Price | None) -> tuple[str, str]:

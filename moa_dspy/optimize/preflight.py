@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from moa_dspy.adapters import PlainChat, speaking_adapter
 from moa_dspy.architecture import Architecture
 from moa_dspy.calls.budget import LIMITS, Budget, Ledger
 from moa_dspy.data import Splits, accepted_answers, is_absent, plain_text
+from moa_dspy.data.recorded import MEASURED
 from moa_dspy.errors import LayerFailedError, MoaError, StudyError
 from moa_dspy.layers import SEAT_MODULES
 from moa_dspy.optimize.early_facts import Cost, StudyEstimate
@@ -133,7 +134,7 @@ class Preflight:
             "agents": [
                 {
                     "name": agent.name,
-                    "price": _price_json(agent.price),
+                    "price": None if agent.price is None else asdict(agent.price),
                     "prompt_tokens": dict(agent.prompt_tokens),
                     "reply_tokens": dict(agent.reply_tokens),
                     "seconds": agent.seconds,
@@ -164,16 +165,6 @@ class Preflight:
             "usd": None if self.unpriced else cost.usd,
             "seconds": cost.seconds if self.is_timed else None,
         }
-
-
-def _price_json(price: Price | None) -> dict[str, Any] | None:
-    if price is None:
-        return None
-    return {
-        "usd_per_million_prompt_tokens": price.usd_per_million_prompt_tokens,
-        "usd_per_million_completion_tokens": price.usd_per_million_completion_tokens,
-        "source": price.source,
-    }
 
 
 def check_before(prepared: PreparedStudy, *, asks: bool = False) -> Preflight:
@@ -229,6 +220,8 @@ def _estimate(
     prompt: float,
     reply: float,
 ) -> AgentEstimate:
+    if prepared.recorded is not None:  # no answer of a table is paid for
+        return AgentEstimate(name, Price(0.0, 0.0, "table"), {}, {})
     most = float(options.pool[name].max_tokens)
     n_outputs = len(student.signature.output_fields)
     is_plain = isinstance(speaking_adapter(student.rules.adapter), PlainChat)
@@ -241,9 +234,7 @@ def _estimate(
         "high": most,
     }
     prompts = {level: prompt * factor for level, factor in TOKENS_PER_COUNTED.items()}
-    # No answer of a table is paid for, even if its usd is unknown.
-    price = Price(0.0, 0.0, "table") if prepared.recorded is not None else options.pool.price(name)
-    return AgentEstimate(name, price, prompts, replies, turns=_n_turns(prepared))
+    return AgentEstimate(name, options.pool.price(name), prompts, replies, turns=_n_turns(prepared))
 
 
 def _counted(prepared: PreparedStudy) -> Sequence[dspy.Example]:
@@ -429,12 +420,21 @@ def _smallest(
     return smallest
 
 
+def _table_notes(recorded: Any) -> Iterator[str]:
+    known = ", ".join(cost for cost in MEASURED if recorded.knows(cost))
+    yield f"Costs that the table has for every answer: {known or 'none'}."
+    blank = {name: [*texts.values()].count(None) for name, texts in recorded.responses.items()}
+    if shown := ", ".join(f"{name} {n:,}" for name, n in blank.items() if n):
+        yield f"Questions without an answer, which score 0: {shown} of {len(recorded.questions):,}."
+
+
 def _notes(
     prepared: PreparedStudy, pool: Pool, student: Student, agents: Sequence[AgentEstimate]
 ) -> Iterator[str]:
     yield from prepared.program_notes(student.program)
     if prepared.study.calls.replay_only:
         yield "This is a replay of recorded answers: it makes no call and costs nothing."
+    yield from _table_notes(prepared.recorded) if prepared.recorded is not None else ()
     yield from prepared.rows_notes()
     is_plain = isinstance(speaking_adapter(student.mixture.rules.adapter), PlainChat)
     if (small := [name for name in pool if pool[name].is_local]) and not is_plain:

@@ -43,7 +43,7 @@ class AgentEstimate:
     Attributes:
         name: Name of the agent.
         price: None is unknown.
-        prompt_tokens, reply_tokens: Low, likely, high.
+        prompt_tokens, reply_tokens: Low, likely, high; empty if its answers are those of a table.
         seconds: As measured by a probe; None without one.
         reply: What it answered to a probe, shortened; None without one.
         failure: Why it did not answer the probe.
@@ -91,18 +91,18 @@ def probe(
 ) -> dict[str, Outcome]:
     """Return the outcome of a question to each agent: a dead one, or a broken metric, ends here.
 
-    An agent that fails on the first row is asked the next, up to three; in a free replay, all.
+    An agent that fails on the first row is asked the next, up to three. A replay pays nothing for
+    an agent that never answers, so there its failures are measured as any others.
 
     Raises:
         PoolError: If an agent answers none, before the next one is asked.
         StudyError: If the budget ends here.
     """
     answered, names = {}, options.space.agents
-    asked = rows if options.pool.calls.replay_only else rows[:N_PROBED]
     for name in names:
         progress.show("probe", current=name, work=StageWork(len(names)))
         failures = []
-        for row in asked:
+        for row in rows[:N_PROBED]:
             try:
                 (outcome,) = evaluator.measure(Architecture.single(name), [row])
             except BudgetReachedError as error:
@@ -110,7 +110,7 @@ def probe(
                     f"{error} It is too small to ask each of the {len(names)} agents one "
                     "question; allow more."
                 ) from error
-            if outcome.failure is None:
+            if outcome.failure is None or options.pool.calls.replay_only:
                 answered[name] = outcome
                 break
             failures.append(outcome.failure)

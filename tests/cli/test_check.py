@@ -267,9 +267,27 @@ def test_agents_of_a_table_of_answers_are_not_called_and_cost_nothing(
     (folder / "t.toml").write_text(text + "sizes = { train = 1, val = 4, test = 4 }\n", "utf-8")
     shown = run("check", "t.toml").stdout
     assert shown.count("│ no call ") == shown.count("│ the table ") == 2
+    assert "prompt" not in shown  # no tokens are assumed where nothing is asked
+    assert "note: Costs that the table has for every answer: none.\n" in shown
+    assert "Questions without an answer" not in shown
     # The table has no usd, which is no unknown price of a study.
     whole = json.loads(run("check", "t.toml", "--json").stdout)["stages"]["all"]
     assert whole["high"]["usd"] == 0
+
+
+def test_what_a_table_of_answers_lacks_is_said_before_the_study(run: Run, folder: Path) -> None:
+    rows = [
+        {"question": n, "agent": name, "answer": "" if name == "a" and n < 3 else name,
+         "score": n % 2, "usd": 0.1, "seconds": 1.0 if n else ""}
+        for n in range(9)
+        for name in "ab"
+    ]  # fmt: skip
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    text = 'name = "t"\n[data]\nreader = "recorded"\npath = "t.jsonl"\n'
+    (folder / "t.toml").write_text(text + "sizes = { train = 1, val = 4, test = 4 }\n", "utf-8")
+    shown = run("check", "t.toml").stdout
+    assert "note: Costs that the table has for every answer: usd.\n" in shown
+    assert "note: Questions without an answer, which score 0: a 3 of 9.\n" in shown
 
 
 def test_a_budget_that_ends_the_study_before_says_how_much_it_allows(

@@ -18,6 +18,7 @@ LARGEST_POOL: Final = 15
 """Agents at most: the rank of a group's vote, and whether it is right, then fit into one byte."""
 _LAYERS_AT_ONCE = 512  # the table of a block then stays in the cache
 _COLUMNS_AT_ONCE = 2048
+_CELLS_AT_ONCE = 1 << 22  # layers x rows x answers: 32 MB
 _MOST_ONES = 255
 
 
@@ -211,17 +212,19 @@ def score_layers(ballots: Ballots, layers: Masks) -> NDArray[np.float32]:
     and bit i of a mask is the agent at i.
     """
     n_agents, n_rows = ballots.codes.shape
-    is_answer = ballots.codes[:, :, None] == np.arange(max(int(ballots.codes.max()) + 1, 1))
+    codes = relabelled(ballots.codes)  # among few agents there are few different answers
+    is_answer = codes[:, :, None] == np.arange(max(int(codes.max()) + 1, 1))
     # One vote each, plus a fraction below one vote: of tied answers the one given first wins.
     counts = (is_answer << n_agents) + (is_answer << np.arange(n_agents)[::-1, None, None])
     scores = np.zeros((len(layers), n_rows), np.float32)
-    for start in range(0, len(layers), _LAYERS_AT_ONCE):
-        block = slice(start, start + _LAYERS_AT_ONCE)
+    step = max(1, _CELLS_AT_ONCE // is_answer[0].size)
+    for start in range(0, len(layers), step):
+        block = slice(start, start + step)
         is_member = (layers[block, None] >> np.arange(n_agents)) & 1 > 0
         backing = np.einsum("lm,mqa->lqa", is_member.astype(np.int64), counts)
         winner = np.where(backing.max(2) > 0, backing.argmax(2), -2)
         for agent in reversed(range(n_agents)):  # the first that gave it is written last
-            gave = is_member[:, agent, None] & (ballots.codes[agent] == winner)
+            gave = is_member[:, agent, None] & (codes[agent] == winner)
             scores[block] = np.where(gave, ballots.scores[agent], scores[block])
     return scores
 

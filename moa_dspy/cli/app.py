@@ -292,7 +292,8 @@ def _show(store: CallStore, chosen: CallFilter, *, as_json: bool) -> None:
         table.add_row(each.agent, *(_cell(each, name) for name in _COLUMNS))
     print_wide(table)
     if any(each.usd is None for each in totals):
-        typer.echo("usd —: no call of the agent has a price above 0; it was 0 or unknown.")
+        others = "" if total.usd is None else " The total is of the other agents."
+        typer.echo(f"usd —: no call of the agent has a price above 0; it was 0 or unknown.{others}")
 
 
 def _cell(summary: AgentSummary, column: str) -> str:

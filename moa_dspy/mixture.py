@@ -114,7 +114,8 @@ class PlannedModule(dspy.Module):
             return []
         listeners = dspy.settings.stream_listeners or ()
         own = [listener for listener in listeners if getattr(listener, "mixture", None) is self]
-        return [listener.signal(answer and answer.final.values) for listener in own]
+        values = None if answer is None else answer.final.values
+        return [listener.signal(values) for listener in own]
 
     def __copy__(self) -> Any:
         return self._with_state(self.__dict__)

@@ -390,8 +390,8 @@ class Pool(Mapping[str, Agent]):
 
     def unknown_costs(self, names: Iterable[str]) -> frozenset[str]:
         """Return the unknown costs of these agents: ``usd``, ``seconds``."""
-        untimed = () if self.is_timed else ("seconds",)
-        return frozenset(("usd", *untimed) if {*names} & {*self.unpriced} else untimed)
+        unknown = set() if self.is_timed else {"seconds"}
+        return frozenset(unknown | ({"usd"} if {*names} & {*self.unpriced} else set()))
 
     def price(self, name: str) -> Price | None:
         """Return the price of an agent's tokens; None means unknown, which is not 0.

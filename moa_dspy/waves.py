@@ -264,10 +264,8 @@ class MemberQuestions(list[Question]):
                 break
             if due := rules.due(responses, in_time, seconds=now):
                 for place, response in zip(due, (yield due), strict=True):
-                    responses[place], starts[place] = (
-                        counted_in_time(response, rules.left(now)),
-                        now,
-                    )
+                    responses[place] = counted_in_time(response, rules.left(now))
+                    starts[place] = now
                 ballots |= rules.votes({place: responses[place] for place in due})
                 continue
             following = min(end for end in ends.values() if end > now)

@@ -153,10 +153,14 @@ class Trials:
         choices = GivenChoices(params or kinds_of_mixtures(self.space))
         suggest: Callable[..., Any] = self.space.suggest if params else self.space.suggest_kind
         suggest(choices)
-        params, state = {n: choices.params[n] for n in choices.distributions}, TrialState.RUNNING
-        fixed = {"fixed_params": params}  # As Optuna notes it: samplers leave such a trial alone.
-        more: Any = {"params": params, "distributions": choices.distributions}
-        self.study.add_trial(create_trial(state=state, system_attrs=fixed, **more))
+        made = {name: choices.params[name] for name in choices.distributions}
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=made,
+            distributions=choices.distributions,
+            system_attrs={"fixed_params": made},  # as Optuna notes it: samplers leave it alone
+        )
+        self.study.add_trial(trial)
         added = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[-1]
         return optuna.Trial(self.study, added._trial_id)
 

@@ -49,7 +49,7 @@ class AnswerGroups:
             group = (members * bit[i:]).sum(0, dtype=np.uint32)
             groups[i] = group | (group & correct) << np.uint32(16)
             free[i:] &= ~members
-        return cls(rows, -np.sort(-groups.T.astype(np.int64), axis=1).astype(np.uint32))
+        return cls(rows, np.ascontiguousarray(np.sort(groups.T, axis=1)[:, ::-1]))
 
     @classmethod
     def joined(cls, parts: Iterable[Self]) -> Self:

@@ -40,8 +40,8 @@ def honest(printed: Printed) -> str:
         for folder, folder_rows in printed["honest_of"].items()
         for row in folder_rows
     ]
-    splits = ", ".join(f"{row['splits']}" for row in rows)
-    return "\n".join([_honesty(rows), f"Means over {splits} splits, row by row.", ""])
+    splits = " and ".join(dict.fromkeys(f"{row['splits']}" for row in rows))
+    return "\n".join([_honesty(rows), f"Means over {splits} splits.", ""])
 
 
 def _honesty(rows: Sequence[Printed]) -> str:

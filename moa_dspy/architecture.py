@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from moa_dspy.errors import ArchitectureError
 
@@ -22,6 +23,7 @@ COMBINES: Final = ("synthesize", "select", "vote", "fuse", "knockout")
 _NEED_AN_AGENT: Final = ("synthesize", "fuse", "knockout")
 
 _NAME = re.compile(r"[^\s>+*()]+")
+_Weights: TypeAlias = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,14 +93,13 @@ class Architecture:
         self._check_reading()
         self._check_options()
         sorted_layers = tuple(tuple(sorted(layer)) for layer in layers)
-        sorted_last = sorted_layers[-1:]
-        object.__setattr__(self, "order", _shortest(self.order, *layers[-1:], *sorted_last))
+        object.__setattr__(self, "order", _shortest(self.order, *layers[-1:], *sorted_layers[-1:]))
         weights = _canonical_weights(self.weights, layers[-1]) if self.weights else ()
         object.__setattr__(self, "weights", weights)
         if self.analyst == self.aggregator:
             object.__setattr__(self, "analyst", None)
         rest = (self.prompt, weights, self.agree, self.analyst, self.lead)
-        order = _shortest(self.order, *sorted_last)
+        order = _shortest(self.order, *sorted_layers[-1:])
         key = (sorted_layers, self.aggregator, self.combine, order, *rest)
         object.__setattr__(self, "_key", key)
 
@@ -224,9 +225,8 @@ class Architecture:
             )
         if not _is(weights, dict) or not all(map(_is_number, weights.values())):
             raise ArchitectureError(f"`weights` must be numbers by name, but got {weights!r}.")
-        seats, weight_items = tuple(tuple(layer) for layer in layers), tuple(weights.items())
-        options = (tuple(order), rest[0], weight_items, agree, rest[1], lead)
-        return cls(seats, aggregator, value["combine"], *options)
+        options = (tuple(order), rest[0], tuple(weights.items()), agree, rest[1], lead)
+        return cls(layers, aggregator, value["combine"], *options)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; options of the last step are included only if given."""
@@ -260,16 +260,8 @@ class Architecture:
 
     @property
     def integer_weights(self) -> dict[str, int]:
-        """The weight of each member of the last layer, as whole numbers in the same ratio.
-
-        Their sums are exact: 0.1 and 0.2 weigh as much as 0.3. All are 1 in a plain vote.
-        """
-        if not self.weights:  # called for each question
-            return dict.fromkeys((self.layers or ((),))[-1], 1)
-        fractions = {name: Fraction(repr(weight)) for name, weight in self.weights}
-        exact = {name: fractions.get(name, Fraction(1)) for name in (self.layers or ((),))[-1]}
-        unit = math.lcm(*(weight.denominator for weight in exact.values()))
-        return {name: int(weight * unit) for name, weight in exact.items()}
+        """The weight of each member of the last layer, as whole numbers in the same ratio."""
+        return dict(_integer_weights((self.layers or ((),))[-1], self.weights))
 
     @property
     def aggregator_calls_a_model(self) -> bool:
@@ -323,9 +315,16 @@ def _rounded(weight: float) -> float:
     return float(f"{weight:.4g}") if weight < 1e300 else math.inf  # no float may hold it
 
 
-def _canonical_weights(
-    weights: Sequence[tuple[str, float]], members: Sequence[str]
-) -> tuple[tuple[str, float], ...]:
+@lru_cache(maxsize=1024)  # asked for with each question
+def _integer_weights(members: Sequence[str], weights: _Weights) -> Mapping[str, int]:
+    """Return weights whose sums are exact: 0.1 and 0.2 weigh as much as 0.3."""
+    fractions = {name: Fraction(repr(weight)) for name, weight in weights}
+    exact = {name: fractions.get(name, Fraction(1)) for name in members}
+    unit = math.lcm(*(weight.denominator for weight in exact.values()))
+    return {name: int(weight * unit) for name, weight in exact.items()}
+
+
+def _canonical_weights(weights: _Weights, members: Sequence[str]) -> _Weights:
     """Return the weights in canonical form: rounded, sorted, without those that have no effect."""
     rounded = {name: _rounded(weight) for name, weight in weights}
     if len({rounded.get(name, 1.0) for name in members}) < 2:
@@ -404,7 +403,7 @@ def _read_number(text: str) -> float | str:
         return text  # not a number; the check of the value reports it
 
 
-def _read_weights(text: str) -> tuple[tuple[str, float], ...]:
+def _read_weights(text: str) -> _Weights:
     weights: list[tuple[str, float]] = []
     for part in text.split():
         name, _, number = part.rpartition(":")  # a name may contain a colon

@@ -327,9 +327,9 @@ def accepted_answers(gold: Any) -> list[Any]:
 
 def is_container(value: Any) -> bool:
     """Return whether a value contains others, such as a list, a mapping or a model."""
-    value = _python(value)
-    is_many = isinstance(value, Mapping | Set | Sequence) and not isinstance(value, str | bytes)
-    return is_many or bool(_fields(value))
+    if isinstance(value, str | bytes):  # most cells
+        return False
+    return isinstance(_python(value), Mapping | Set | Sequence) or bool(_fields(value))
 
 
 def _items(value: Any) -> list[Any]:

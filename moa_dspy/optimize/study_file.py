@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,7 +117,7 @@ RENAMED: Final = {
 """Keys of earlier study files, and their names now."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StudyFile:
     """A study file whose values are checked; its paths are relative to the working folder.
 
@@ -221,7 +222,7 @@ class StudyFile:
         splits = self.data.make_splits(seed=self.seed)
         return splits if (field := self.task.turns) is None else with_turns(splits, field)
 
-    @property
+    @cached_property
     def signature(self) -> Any:
         """What a row asks and what is scored; of a conversation, one turn."""
         signature = _signature(self.task)

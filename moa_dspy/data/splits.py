@@ -237,7 +237,10 @@ def check_disjoint(splits: Mapping[str, Sequence[dspy.Example]], *, may_be_empty
             place = f"{split} ({example.get('id', f'row {number}')!r})"
             first_split, first = questions.setdefault(question_key(example, place), (split, place))
             if first_split != split:
-                raise DataError(f"Splits overlap: {first} and {place} have the same inputs.")
+                raise DataError(
+                    f"Splits overlap: {first} and {place} have the same inputs. Keep one of them; "
+                    "in a study file `data.drops_repeated = true` keeps the first."
+                )
 
 
 def _check_id(example: dspy.Example, split: str, places: dict[str, str]) -> None:

@@ -437,10 +437,10 @@ class StudyDraft:
 
     def _search(self) -> Iterator[str]:
         is_text = self._kind.metric in ("f1", "json_match")
-        are_here = all(model.is_here for model in self.models)
+        are_here, n_models = all(model.is_here for model in self.models), len(self.models)
         yield "[space]    # layers of proposers, and how the last step combines them"
         yield f"combines = {_toml(['synthesize'] if is_text else ['vote', 'synthesize'])}"
-        yield "max_depth = 1\nmax_width = 3\n\n[search]\nn_trials = 20"
+        yield f"max_depth = 1\nmax_width = 3\n\n[search]\nn_trials = {max(20, n_models + 10)}"
         yield f"num_threads = {4 if are_here else 8}    # questions at the same time"
         yield "\n# A budget is never exceeded; `moa-dspy check` tells the smallest that works."
         yield "# [budget]\n# seconds = 3600" if are_here else "[budget]\ncalls = 20000"

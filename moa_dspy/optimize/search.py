@@ -69,6 +69,7 @@ from moa_dspy.optimize.singles import (
 from moa_dspy.optimize.space.space import SearchSpace
 from moa_dspy.optimize.storage import opened_storage
 from moa_dspy.optimize.trial_loop import ProgramLoop, TrialLoop
+from moa_dspy.optimize.trials import usual_trials
 from moa_dspy.pool import Pool
 
 
@@ -95,7 +96,8 @@ class ModelSearch(Teleprompter):
         diversity: The diversity metric, or its name in ``moa_dspy.diversity``; default:
             ``disagreement``, and ``tfidf`` if there is a judge and no metric.
         diversity_weight: Win rate given up for a point of diversity; 0 means none.
-        n_trials: Maximum number of architectures measured on val, single agents included.
+        n_trials: Most architectures measured on val, agents alone included; default: 40, or 15 more
+            than there are agents.
         limits: Upper limits of one question's cost; the pick never exceeds them.
         budget: Upper limits of what the search spends; a number is usd.
         random_share: Part of the budget for the random baseline, if calls cost something.
@@ -124,7 +126,7 @@ class ModelSearch(Teleprompter):
         objectives: Sequence[str] = ("win_rate", "diversity"),
         diversity: str | DiversityMetric | None = None,
         diversity_weight: float = 0.0,
-        n_trials: int = 40,
+        n_trials: int | None = None,
         limits: Limits | None = None,
         budget: Budget | float | None = None,
         random_share: float = 0.2,
@@ -146,14 +148,15 @@ class ModelSearch(Teleprompter):
         # Without a metric, texts are never equal: votes and disagreement mean nothing for them.
         is_open = metric is None and judge is not None
         open_space = SearchSpace(tuple(pool), combines=("synthesize",)) if is_open else None
+        space = space or open_space or SearchSpace(tuple(pool))
         self.options = SearchOptions(
             metric=metric,
             pool=pool,
-            space=space or open_space or SearchSpace(tuple(pool)),
+            space=space,
             objectives=named_objectives(objectives),
             diversity=named_diversity(diversity or ("tfidf" if is_open else "disagreement")),
             diversity_weight=diversity_weight,
-            n_trials=n_trials,
+            n_trials=usual_trials(space) if n_trials is None else n_trials,
             limits=limits or Limits(),
             budget=Budget(usd=budget) if isinstance(budget, int | float) else budget,
             random_share=random_share,
@@ -392,10 +395,7 @@ def _compared(
     fronts: Fronts,
     held: CrossFittedPick | None,
 ) -> ComparedSystems:
-    """Measure the pick, the baselines and the Pareto front on the test rows, once.
-
-    Only the first members of a long front are measured; that chosen on val for its cost leads.
-    """
+    """Measure the pick, the baselines and members of the Pareto front on test, once."""
     ranking = loop.singles.ranking
     on_val = None if held is None else (held.pick.tolist(), held.single.tolist())
     rows = loop.baselines(choice.picked, best, random)

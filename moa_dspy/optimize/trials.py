@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import dspy
 import numpy as np
@@ -48,6 +48,15 @@ _MOST_REPEATS = 4
 An ask takes 10 ms after 100 trials and 40 after 1,000: few, so that a trial takes no longer
 to choose than a model takes to answer.
 """
+USUAL_TRIALS: Final = 40
+USUAL_MIXTURES: Final = 15
+"""Mixtures for which there is room by default, as each agent alone is a trial too."""
+
+
+def usual_trials(space: SearchSpace) -> int:
+    """Return the default of ``n_trials``: more for more than 25 agents."""
+    # The options check later which kind of object the space is.
+    return max(USUAL_TRIALS, len(getattr(space, "agents", ())) + USUAL_MIXTURES)
 
 
 @dataclass(frozen=True, slots=True)

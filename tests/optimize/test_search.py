@@ -8,7 +8,7 @@ import pytest
 
 from moa_dspy.architecture import Architecture
 from moa_dspy.data.splits import make_splits
-from moa_dspy.errors import PoolError
+from moa_dspy.errors import PoolError, StudyError
 from moa_dspy.optimize import Limits, ModelSearch, SearchSpace, Snapshot, StudyResult
 from moa_dspy.optimize.search import run_search
 from moa_dspy.optimize.space.programs import (
@@ -238,3 +238,13 @@ def test_single_agents_alone_explain_no_differences(
     assert not any(read_architecture(t.architecture).layers for t in search.result.trials)
     # The mean score of its members is the score of a single agent: that it explains it is no news.
     assert search.result.explained == {}
+
+
+def test_a_large_pool_leaves_room_for_mixtures() -> None:
+    pool = scripted_pool({f"a{i:02}": "Paris" for i in range(30)})
+    assert ModelSearch(exact, pool).options.n_trials == 30 + 15
+    few = SearchSpace(tuple(pool)[:25])
+    assert ModelSearch(exact, pool, space=few).options.n_trials == 40
+    assert ModelSearch(exact, pool, n_trials=7).options.n_trials == 7
+    with pytest.raises(StudyError, match="`n_trials` and `num_threads` must be at least 1"):
+        ModelSearch(exact, pool, n_trials=0)

@@ -116,11 +116,13 @@ class SearchOptions:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on options that make a study pointless; ``check`` and the report show them."""
-        n = len(self.space.agents)
-        if self.n_trials > n or not (self.space.max_depth or self.space.listed):
+        n, n_left = len(self.space.agents), self.n_trials - len(self.space.agents)
+        is_enough = n_left >= (5 if n >= 10 else 1)  # a small pool has few mixtures
+        if is_enough or not (self.space.max_depth or self.space.listed):
             return ()
+        few = "No mixture is tried" if n_left < 1 else f"There is room for few mixtures ({n_left})"
         return (
-            f"No mixture is tried: each of the {n} agents alone is a trial, and `n_trials` is "
+            f"{few}: each of the {n} agents alone is a trial, and `n_trials` is "
             f"{self.n_trials}. Set it to {n + 20} or more.",
         )
 

@@ -245,6 +245,8 @@ def test_a_large_pool_leaves_room_for_mixtures() -> None:
     assert ModelSearch(exact, pool).options.n_trials == 30 + 15
     few = SearchSpace(tuple(pool)[:25])
     assert ModelSearch(exact, pool, space=few).options.n_trials == 40
-    assert ModelSearch(exact, pool, n_trials=7).options.n_trials == 7
+    assert ModelSearch(exact, pool).options.notes == ()
+    (note,) = ModelSearch(exact, pool, n_trials=31).options.notes
+    assert note.startswith("There is room for few mixtures (1): each of the 30 agents alone is")
     with pytest.raises(StudyError, match="`n_trials` and `num_threads` must be at least 1"):
         ModelSearch(exact, pool, n_trials=0)

@@ -45,15 +45,16 @@ class Report:
         from rich.text import Text
 
         from moa_dspy.optimize import report as texts
+        from moa_dspy.optimize.space.programs import in_short
 
         yield self._table(options.max_width)
         yield Text(texts.brackets_line(self.result), style="dim")
         yield Text("")
-        yield from (Text(line) for line in texts.result_lines(self.result))
+        yield from (Text(in_short(line)) for line in texts.result_lines(self.result))
         yield Text("")
         for line in texts.verdict_lines(self.result):
-            yield Text(line, style="bold")
-        yield Text(texts.program_line(self.result))
+            yield Text(in_short(line), style="bold")
+        yield Text(in_short(texts.program_line(self.result)))
 
     def _table(self, width: int) -> Table:
         from rich.table import Table

@@ -40,7 +40,7 @@ from moa_dspy.optimize.result import (
     mixtures_in,
     scores_alone,
 )
-from moa_dspy.optimize.space.programs import ProgramArchitecture, mixture_lines
+from moa_dspy.optimize.space.programs import ProgramArchitecture, in_short, mixture_lines
 from moa_dspy.winrate.intervals import points
 
 _RIGHT: Final = 0.5
@@ -271,8 +271,8 @@ def _content(result: StudyResult, answers: StudyAnswers, name: str) -> dict[str,
     rows = [{"name": n, "label": _label(result, n), **row_cells(result, n)} for n in names]
     return {
         "name": name,
-        "headline": headline(result),
-        "verdicts": verdict_lines(result),
+        "headline": in_short(headline(result)),
+        "verdicts": [*map(in_short, verdict_lines(result))],
         "above": above_pick(result),
         "result": result,
         "rows": [{**row, "lines": mixture_lines(row["architecture"])} for row in rows],

@@ -16,7 +16,7 @@ from moa_dspy.optimize import (
     ProgramSpace,
     SearchSpace,
 )
-from moa_dspy.optimize.space.programs import read_architecture
+from moa_dspy.optimize.space.programs import in_short, read_architecture
 from moa_dspy.optimize.surrogate import nodes_of
 
 STRENGTH = {"a": 0.7, "b": 0.6, "c": 0.5, "d": 0.4}
@@ -171,3 +171,22 @@ def test_samplers_of_optuna_work_in_the_space(name: str, n_jobs: int) -> None:
     texts = study_of(getattr(optuna.samplers, name)(seed=0), 20, n_jobs)
     assert len(texts) == 20
     assert all(WRITING.holds(parse(text)) for text in texts)
+
+
+def test_sentences_name_at_most_seven_agents_of_a_layer() -> None:
+    def vote(n: int) -> str:
+        names = [f"org/m:{i}" for i in range(n)]
+        weights = tuple((name, 1.5 + i) for i, name in enumerate(names))
+        return str(Architecture((tuple(names),), names[0], "vote", weights=weights, lead=0.4))
+
+    for text in (vote(7), TEXT, "all 8 agents + 7 more = 15"):
+        assert in_short(f"Use {text} (the pick).") == f"Use {text} (the pick)."
+    assert in_short(f"Keep a + b, not {vote(12)}: 3 %.") == (
+        "Keep a + b, not org/m:0 + org/m:1 + org/m:2 + 9 more > "
+        "vote(org/m:0; weights of 12; lead=0.4): 3 %."
+    )
+    ordered = "+".join(f" m{i} " for i in range(9)).strip()
+    order = " ".join(f"m{i}" for i in range(8, 0, -1))
+    assert in_short(f"{ordered} > vote(m8; order={order})") == (
+        "m0 + m1 + m2 + 6 more > vote(m8; order of 8)"
+    )

@@ -131,6 +131,24 @@ def mixture_lines(text: str) -> list[str]:
     return [f"{part};" for part in parts[:-1]] + parts[-1:] if is_program else [text]
 
 
+_MANY_AGENTS: Final = re.compile(r"\S+(?: \+ \S+){7,}")
+_MANY_VALUES: Final = re.compile(r"(weights|order)=([^\s;)]+(?: [^\s;)]+){7,})")
+
+
+def in_short(line: str) -> str:
+    """Return a line of text in which architectures name at most seven agents of a layer.
+
+    For sentences: tables, files and the picture of the pick have them whole.
+    """
+
+    def first_of(agents: re.Match[str]) -> str:
+        names = agents[0].split(" + ")
+        return f"{' + '.join(names[:3])} + {len(names) - 3} more"
+
+    line = _MANY_AGENTS.sub(first_of, line)
+    return _MANY_VALUES.sub(lambda values: f"{values[1]} of {len(values[2].split())}", line)
+
+
 @dataclass(frozen=True)
 class ProgramSpace(SearchSpace):
     """The space of a program with several mixtures: each has a space of its own.

@@ -159,7 +159,8 @@ class Planner:
             questions = self._questions(depth, inputs, nodes, layers)
             nodes = tuple(question.node for question in questions)
             waves = self._waves if depth == self.architecture.depth - 1 else None
-            if waves is not None and (waves.stops or waves.agreeing):
+            # An optimizer needs the trace of every member, also where the first ones agree.
+            if waves is not None and (waves.stops or (waves.agreeing and not is_traced())):
                 late = self.rules.deadline_seconds
                 questions = MemberQuestions(questions, WaveRules(waves, self._vote.ballot, late))
                 responses = yield from questions.in_waves()

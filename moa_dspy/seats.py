@@ -303,6 +303,12 @@ async def acall(module: Any, inputs: Mapping[str, Any]) -> Any:
     return await asyncio.wrap_future(THREADS.submit(task))
 
 
+def _is_blank(values: Mapping[str, Any]) -> bool:
+    """Return whether there is nothing but blank texts, whatever was reasoned."""
+    counted = [value for name, value in values.items() if name != "reasoning"] or values.values()
+    return not any(value.strip() if isinstance(value, str) else True for value in counted)
+
+
 def values_of(module: Any, prediction: Any) -> dict[str, Any]:
     """Return the output fields of the module's signature, or all fields if it has no signature.
 
@@ -349,7 +355,7 @@ class Seat:
         values = values_of(self.module, prediction)
         text = render(values)
         reasons = [facts.no_answer for facts in self.scope.log if facts.no_answer]
-        if not text.strip() and not (self.keeps_empty and not any(map(is_refusal, reasons))):
+        if _is_blank(values) and not (self.keeps_empty and not any(map(is_refusal, reasons))):
             return self._seat_answer(failure=[_EMPTY, *reasons][-1])
         return self._seat_answer(values=values, text=text)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from moa_dspy.data.answers import normalise_answer, normalise_text, normalise_version
 from moa_dspy.data.tables import comparable
-from moa_dspy.prediction import Question, Response
+from moa_dspy.prediction import Question, Response, fields_of_answer
 from moa_dspy.references import Cut
 from moa_dspy.signatures import ANALYSIS_HEADING
 
@@ -301,12 +301,10 @@ def priority(
 def ballot_of(values: Mapping[str, Any], fields: Sequence[str], normalise: Normalise) -> Ballot:
     """Return the values of ``fields`` in a form in which equal answers are equal.
 
-    ``reasoning`` is how an answer was found, and counts only if there is no other field. Typed
-    answers are equal by value: 3 and 3.0, mappings and sets in any order. Texts are equal after
-    ``normalise``, in a list or a model too.
+    Typed answers are equal by value: 3 and 3.0, mappings and sets in any order. Texts are equal
+    after ``normalise``, in a list or a model too.
     """
-    counted = [name for name in fields if name != "reasoning"] or fields
-    return tuple(comparable(values.get(name), normalise) for name in counted)
+    return tuple(comparable(values.get(name), normalise) for name in fields_of_answer(fields))
 
 
 NORMALISERS: dict[str, Normalise] = {

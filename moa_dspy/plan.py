@@ -159,8 +159,8 @@ class Planner:
             questions = self._questions(depth, inputs, nodes, layers)
             nodes = tuple(question.node for question in questions)
             waves = self._waves if depth == self.architecture.depth - 1 else None
-            # An optimizer needs the trace of every member, also where the first ones agree.
-            if waves is not None and (waves.stops or (waves.agreeing and not is_traced())):
+            # An optimizer needs the trace of every member.
+            if waves is not None and (waves.stops or waves.agreeing) and not is_traced():
                 late = self.rules.deadline_seconds
                 questions = MemberQuestions(questions, WaveRules(waves, self._vote.ballot, late))
                 responses = yield from questions.in_waves()
@@ -176,7 +176,7 @@ class Planner:
     @property
     def _waves(self) -> Waves | None:
         """Return the waves in which members of a vote are asked; None asks all at once."""
-        architecture, stops = self.architecture, self.rules.stop_early and not is_traced()
+        architecture, stops = self.architecture, self.rules.stop_early
         quorum = min(self.rules.quorum, len(architecture.layers[-1]))
         if architecture.combine == "vote":
             return Waves.of_vote(architecture, stops=stops, quorum=quorum)

@@ -8,7 +8,7 @@ signature's own fields.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from html import escape
@@ -140,6 +140,15 @@ def late_after(seconds: float) -> str:
 def not_awaited(response: Response, seconds: float) -> Response:
     """Return the placeholder for a response that is no longer needed."""
     return replace(response, values={}, text="", failure=NOT_AWAITED, seconds=seconds)
+
+
+def fields_of_answer(fields: Iterable[str]) -> list[str]:
+    """Return the fields that make up an answer.
+
+    ``reasoning`` is how an answer was found, and counts only if there is no other field.
+    """
+    names = list(fields)
+    return [name for name in names if name != "reasoning"] or names
 
 
 def render(values: Mapping[str, Any]) -> str:

@@ -30,7 +30,13 @@ from moa_dspy.calls.request import out_of_files
 from moa_dspy.calls.scope import CallFacts, CallScope, call_scope, current_scope, interruptible
 from moa_dspy.calls.timeout import THREADS, finished
 from moa_dspy.errors import ArchitectureError, moa_error_of
-from moa_dspy.prediction import Question, Response, counted_in_time, render
+from moa_dspy.prediction import (
+    Question,
+    Response,
+    counted_in_time,
+    fields_of_answer,
+    render,
+)
 from moa_dspy.telemetry import agent_span, note_reply
 from moa_dspy.waves import (
     MemberProgress,
@@ -305,8 +311,8 @@ async def acall(module: Any, inputs: Mapping[str, Any]) -> Any:
 
 def _is_blank(values: Mapping[str, Any]) -> bool:
     """Return whether there is nothing but blank texts, whatever was reasoned."""
-    counted = [value for name, value in values.items() if name != "reasoning"] or values.values()
-    return not any(value.strip() if isinstance(value, str) else True for value in counted)
+    counted = [values[name] for name in fields_of_answer(values)]
+    return all(isinstance(value, str) and not value.strip() for value in counted)
 
 
 def values_of(module: Any, prediction: Any) -> dict[str, Any]:

@@ -216,10 +216,10 @@ def _agents_table(preflight: Preflight) -> Any:
         )
         for agent in preflight.agents
     ]
-    columns = [(name, *cells) for name, *cells in zip(names, *rows, strict=True) if any(cells)]
-    table = Table(*(name for name, *_ in columns))
-    for row in zip(*(cells for _, *cells in columns), strict=True):
-        table.add_row(*row)
+    shown = [i for i in range(len(names)) if any(row[i] for row in rows)]
+    table = Table(*(names[i] for i in shown))
+    for row in rows:
+        table.add_row(*(row[i] for i in shown))
     return table
 
 
